@@ -41,5 +41,6 @@ create table if not exists reporting.order_outcomes (
 );
 
 -- The role of the connectors. It may write rows, and neither delete them nor change a table.
+do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$;
 grant usage on schema reporting to reporting;
 grant select, insert, update on all tables in schema reporting to reporting;

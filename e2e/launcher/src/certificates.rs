@@ -61,23 +61,37 @@ pub fn reversed(certificates: &[u8]) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A new key and its certificate with this common name, for a server on this machine, for a server with this host name,
-/// and for a client.
-pub fn new_certificate(name: &str, ca: &[u8], ca_key: &[u8]) -> Result<Vec<u8>> {
+/// What a certificate proves. A server's one logs in to no other server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Server,
+    Client,
+    /// A server whose instances are clients of one another.
+    Peer,
+}
+
+/// A new key and its certificate with this common name. A server has it as its host name, and is on this machine.
+pub fn new_certificate(name: &str, purpose: Purpose, ca: &[u8], ca_key: &[u8]) -> Result<Vec<u8>> {
     let (ca, ca_key) = (X509::from_pem(ca)?, PKey::private_key_from_pem(ca_key)?);
     let key = PKey::private_key_from_pem(&new_key()?)?;
     let mut builder = begin(name, &key, CERTIFICATE_DAYS)?;
     builder.set_issuer_name(ca.subject_name())?;
     builder.append_extension(BasicConstraints::new().critical().build()?)?;
     builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
-    let usage = ExtendedKeyUsage::new().server_auth().client_auth().build()?;
-    builder.append_extension(usage)?;
-    let names = SubjectAlternativeName::new()
-        .dns("localhost")
-        .dns(name)
-        .ip(HOST)
-        .build(&builder.x509v3_context(Some(&ca), None))?;
-    builder.append_extension(names)?;
+    let mut usage = ExtendedKeyUsage::new();
+    if purpose != Purpose::Server {
+        usage.client_auth();
+    }
+    if purpose != Purpose::Client {
+        usage.server_auth();
+        let names = SubjectAlternativeName::new()
+            .dns("localhost")
+            .dns(name)
+            .ip(HOST)
+            .build(&builder.x509v3_context(Some(&ca), None))?;
+        builder.append_extension(names)?;
+    }
+    builder.append_extension(usage.build()?)?;
     builder.sign(&ca_key, MessageDigest::sha256())?;
     let mut file = key.private_key_to_pem_pkcs8()?;
     file.extend(builder.build().to_pem()?);
@@ -114,13 +128,17 @@ fn subject(name: &str) -> Result<X509NameBuilder> {
 
 #[cfg(test)]
 mod tests {
+    use openssl::stack::Stack;
+    use openssl::x509::store::X509StoreBuilder;
+    use openssl::x509::{X509PurposeId, X509StoreContext};
+
     use super::*;
 
     #[test]
     fn the_authority_has_signed_the_certificate_that_bears_the_name() {
         let ca_key = new_key().unwrap();
         let ca_pem = new_ca(&ca_key).unwrap();
-        let file = new_certificate("broker", &ca_pem, &ca_key).unwrap();
+        let file = new_certificate("broker", Purpose::Peer, &ca_pem, &ca_key).unwrap();
         let (ca, certificate) = (X509::from_pem(&ca_pem).unwrap(), X509::from_pem(&file).unwrap());
         assert!(certificate.verify(&ca.public_key().unwrap()).unwrap());
         let name = certificate.subject_name().entries().next().unwrap();
@@ -130,5 +148,29 @@ mod tests {
         let other = new_ca(&new_key().unwrap()).unwrap();
         let other = X509::from_pem(&other).unwrap();
         assert!(!certificate.verify(&other.public_key().unwrap()).unwrap());
+    }
+    #[test]
+    fn a_certificate_serves_or_logs_in_as_its_purpose_says() {
+        let ca_key = new_key().unwrap();
+        let ca_pem = new_ca(&ca_key).unwrap();
+        for (purpose, serves, logs_in) in [
+            (Purpose::Server, true, false),
+            (Purpose::Client, false, true),
+            (Purpose::Peer, true, true),
+        ] {
+            let file = new_certificate("a", purpose, &ca_pem, &ca_key).unwrap();
+            let certificate = X509::from_pem(&file).unwrap();
+            let fits = |id| {
+                let mut store = X509StoreBuilder::new().unwrap();
+                store.add_cert(X509::from_pem(&ca_pem).unwrap()).unwrap();
+                store.set_purpose(id).unwrap();
+                let (store, chain) = (store.build(), Stack::new().unwrap());
+                let mut context = X509StoreContext::new().unwrap();
+                context.init(&store, &certificate, &chain, |it| it.verify_cert()).unwrap()
+            };
+            let found = (fits(X509PurposeId::SSL_SERVER), fits(X509PurposeId::SSL_CLIENT));
+            assert_eq!(found, (serves, logs_in), "{purpose:?}");
+            assert_eq!(certificate.subject_alt_names().is_some(), serves, "{purpose:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::connect_ports::CONNECT;
 use crate::directories::is_root;
 use crate::registry_tokens;
 use crate::secrets::{
-    CONTRACTS, KAFKA_USERS, SUPERUSER, Secrets, database_secret, kafka_secret, owner_role,
+    CONSOLE, CONTRACTS, KAFKA_USERS, SUPERUSER, Secrets, database_secret, kafka_secret, owner_role,
     write_private,
 };
 use crate::topology::StackDescription;
@@ -63,7 +63,7 @@ impl Secrets {
             container(broker, KAFKA)?.add_certificate(broker)?;
         }
         container(REGISTRY_NAME, REGISTRY)?.add_registry()?;
-        container("console", PROGRAM)?.add_certificate("console")?;
+        container(CONSOLE, PROGRAM)?.add_certificate(CONSOLE)?;
         let contracts = container(CONTRACTS, PROGRAM)?;
         contracts.add_certificate(CONTRACTS)?;
         contracts.add("registry-token", &fs::read(self.registry_token()?)?)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::control_server::CONTROL_SECRET;
 use crate::ports::{ConsolePorts, InstancePorts};
 use crate::process::LaunchCommand;
-use crate::secrets::SERVICES;
+use crate::secrets::CONSOLE;
 use crate::stack::Stack;
 use crate::stack_state::StackState;
 use crate::topology::{Component, HOST};
@@ -46,7 +46,7 @@ impl StackState {
             ]);
         } else {
             let secrets = self.secrets()?;
-            let certificate = secrets.certificate(SERVICES)?.display().to_string();
+            let certificate = secrets.certificate(CONSOLE)?.display().to_string();
             variables.extend([
                 ("SECURE", "1".to_string()),
                 ("SIGN_IN", "1".to_string()),

@@ -6,9 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
-use crate::secrets::{
-    CONTRACTS, KAFKA_USERS, SCRAM, SERVICES, connector_role, kafka_secret, owner_role,
-};
+use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, connector_role, kafka_secret, owner_role};
 use crate::stack_state::StackState;
 use crate::token_issuer::{AUDIENCE, ISSUER};
 use crate::topology::HOST;
@@ -64,7 +62,7 @@ impl StackState {
     /// its callers.
     fn wires_of(&self, name: &str) -> Result<Vec<(String, String)>> {
         let secrets = self.secrets()?;
-        let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(SERVICES)?));
+        let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(name)?));
         Ok(variables([
             ("SECURE", "1".to_string()),
             ("KAFKA_SECURITY_PROTOCOL", "sasl_ssl".to_string()),

@@ -44,6 +44,7 @@ mod readiness;
 mod registry_tokens;
 mod rotation;
 mod run_with_infrastructure;
+mod scram;
 mod secrets;
 mod signals;
 mod stack;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::artifacts::Artifacts;
 use crate::directories::{create_public_directory, is_root};
@@ -15,6 +15,7 @@ use crate::kafka_config;
 use crate::launch_config::{self, POSTGRES_CERTIFICATE, POSTGRES_RULES};
 use crate::process::{NOBODY_ID, Process};
 use crate::readiness::{READY_TIMEOUT, connect_database};
+use crate::scram::scram_verifier;
 use crate::secrets::{
     POSTGRES, SUPERUSER, connector_role, database_secret, owner_role, write_private,
 };
@@ -88,6 +89,20 @@ fn write_for_postgres(file: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Sessions of the role that serves, and the disk for each of its large sorts: the rest of the 200 sessions is for
+/// migrations, connectors and operators.
+const SERVING_CONNECTIONS_MAX: u32 = 190;
+const SERVING_TEMP_FILES_MAX: &str = "1GB";
+
+/// Takes the functions of large objects from all but the superuser. No table's rights reach a large object.
+const REVOKE_LARGE_OBJECTS: &str = "
+    do $$ declare large_object regprocedure; begin
+        for large_object in
+            select oid from pg_proc
+            where pronamespace = 'pg_catalog'::regnamespace and proname ~ '^lo(_|read$|write$)'
+        loop execute format('revoke execute on function %s from public', large_object); end loop;
+    end $$";
+
 /// Creates a database in the cluster of a service, with two roles: the one that migrates it is its owner, and grants the
 /// one with the name of the database what it needs. A service's own database has its name.
 pub async fn create_roles(stack_state: &StackState, service: &str, name: &str) -> Result<()> {
@@ -100,13 +115,23 @@ pub async fn create_roles(stack_state: &StackState, service: &str, name: &str) -
             .bind(name)
             .fetch_one(&mut db)
             .await?;
-    if there {
-        return Ok(());
+    if !there {
+        create_database(stack_state, &mut db, service, name).await?;
     }
+    limit_serving_role(stack_state, service, name).await
+}
+
+async fn create_database(
+    stack_state: &StackState,
+    db: &mut PgConnection,
+    service: &str,
+    name: &str,
+) -> Result<()> {
     let secrets = stack_state.secrets()?;
     let create_role = |role: &str| -> Result<String> {
         let password = secrets.password(&database_secret(service, role))?;
-        Ok(format!(r#"create role "{role}" login password '{password}'"#))
+        let verifier = scram_verifier(&password)?;
+        Ok(format!(r#"create role "{role}" login password '{verifier}'"#))
     };
     let statements = [
         create_role(&owner_role(name))?,
@@ -116,7 +141,7 @@ pub async fn create_roles(stack_state: &StackState, service: &str, name: &str) -
         format!(r#"create database "{name}" owner "{}""#, owner_role(name)),
     ];
     for statement in statements {
-        let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+        let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut *db).await;
         // An earlier launcher was interrupted.
         let there = |error: &sqlx::Error| {
             let code = error.as_database_error().and_then(|error| error.code());
@@ -131,6 +156,18 @@ pub async fn create_roles(stack_state: &StackState, service: &str, name: &str) -
     Ok(())
 }
 
+/// What only a superuser can take from the role that serves. The rest follows from the migrations.
+async fn limit_serving_role(stack_state: &StackState, service: &str, name: &str) -> Result<()> {
+    let mut db = connect_database(&stack_state.database_url(service, SUPERUSER, name)?).await?;
+    let limits = format!(
+        r#"alter role "{name}" connection limit {SERVING_CONNECTIONS_MAX};
+           alter role "{name}" set temp_file_limit = '{SERVING_TEMP_FILES_MAX}';
+           {REVOKE_LARGE_OBJECTS}"#
+    );
+    sqlx::raw_sql(AssertSqlSafe(limits)).execute(&mut db).await?;
+    Ok(db.close().await?)
+}
+
 /// Creates the role with which a connector reads the log of a database. It may read no table: the migrations grant it
 /// those that it captures.
 pub async fn create_connector_role(stack_state: &StackState, service: &str) -> Result<()> {
@@ -138,10 +175,11 @@ pub async fn create_connector_role(stack_state: &StackState, service: &str) -> R
         connect_database(&stack_state.database_url(service, SUPERUSER, "postgres")?).await?;
     let role = connector_role(service);
     let password = stack_state.secrets()?.password(&database_secret(service, &role))?;
+    let verifier = scram_verifier(&password)?;
     // Another launcher may do the same.
     let create = format!(
         r#"do $$ begin
-               create role "{role}" login replication password '{password}';
+               create role "{role}" login replication password '{verifier}';
            exception when duplicate_object or unique_violation then null; end $$"#
     );
     sqlx::query(AssertSqlSafe(create)).execute(&mut db).await?;

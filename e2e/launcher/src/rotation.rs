@@ -18,8 +18,9 @@ use crate::directories::programs_directory;
 use crate::kafka_config;
 use crate::provision;
 use crate::readiness::connect_database;
+use crate::scram::scram_verifier;
 use crate::secrets::{
-    ADMINISTRATOR, BROKER, CONTRACTS, JAEGER, POSTGRES, REGISTRY, SERVICES, SUPERUSER,
+    ADMINISTRATOR, BROKER, CONSOLE, CONTRACTS, JAEGER, POSTGRES, REGISTRY, SUPERUSER,
     database_secret, kafka_secret, new_password, owner_role,
 };
 use crate::stack::Stack;
@@ -103,9 +104,10 @@ impl Stack {
         if everything {
             self.state()?.secrets()?.sign_with_new_ca()?;
         }
-        for name in
-            [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES, JAEGER, CONNECT]
-        {
+        let own = self.description().services.iter().chain(&self.description().stream_processors);
+        let platform =
+            [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, CONSOLE, JAEGER, CONNECT];
+        for name in platform.into_iter().chain(own.map(String::as_str)) {
             self.state()?.secrets()?.renew_certificate(name)?;
         }
         self.reload_database_certificates(databases).await?;
@@ -143,8 +145,9 @@ impl Stack {
         let state = self.state()?;
         let secrets = state.secrets()?;
         let mut db = connect_database(&state.database_url(service, SUPERUSER, "postgres")?).await?;
-        let alter = |role: &str, password: &str| {
-            AssertSqlSafe(format!(r#"alter role "{role}" password '{password}'"#))
+        let alter = |role: &str, password: &str| -> Result<_> {
+            let verifier = scram_verifier(password)?;
+            Ok(AssertSqlSafe(format!(r#"alter role "{role}" password '{verifier}'"#)))
         };
         // Also those of connectors, and of databases beside that of the service.
         let roles: Vec<String> = sqlx::query_scalar(LOGIN_ROLES).fetch_all(&mut db).await?;
@@ -153,12 +156,12 @@ impl Stack {
             if [service, &owner_role(service)].contains(&role.as_str()) {
                 secrets.url_file(role, &state.database_url(service, role, service)?)?;
             }
-            sqlx::query(alter(role, &password)).execute(&mut db).await?;
+            sqlx::query(alter(role, &password)?).execute(&mut db).await?;
         }
         if everything {
             // Stored once it is valid: without it, the launcher could not set the others again.
             let password = new_password();
-            sqlx::query(alter(SUPERUSER, &password)).execute(&mut db).await?;
+            sqlx::query(alter(SUPERUSER, &password)?).execute(&mut db).await?;
             secrets.store_password(&database_secret(service, SUPERUSER), &password)?;
         }
         Ok(db.close().await?)

@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
-use crate::certificates;
+use crate::certificates::{self, Purpose};
+use crate::connect_ports::CONNECT;
 use crate::registry_tokens;
 
 /// The superuser of every database.
@@ -23,12 +24,16 @@ pub const BROKER: &str = "broker";
 pub const CONTRACTS: &str = "contracts";
 pub const ADMINISTRATOR: &str = "administrator";
 
-/// The names in the certificates of the other servers: all databases, the registry, all services, and the store of
-/// traces.
+/// The names in the certificates of the other servers: all databases, the registry, the control room, and the store of
+/// traces. Each service and each stream processor has a certificate of its own name.
 pub const POSTGRES: &str = "postgres";
 pub const REGISTRY: &str = "registry";
-pub const SERVICES: &str = "services";
+pub const CONSOLE: &str = "console";
 pub const JAEGER: &str = "jaeger";
+
+/// The brokers of a stack log in to one another, and in docker compose each has a certificate of its own. The launcher
+/// and the worker of Kafka Connect use that of the worker.
+const PEERS: [&str; 5] = [BROKER, "kafka", "kafka-2", "kafka-3", CONNECT];
 
 /// The mechanism by which a service proves its name to Kafka.
 pub const SCRAM: &str = "SCRAM-SHA-512";
@@ -148,7 +153,7 @@ impl Secrets {
         let (file, ca) = (self.directory.join(format!("{name}.pem")), self.ca()?);
         let made = || {
             let key = fs::read(self.directory.join(CA_KEY_FILE))?;
-            certificates::new_certificate(name, &fs::read(&ca)?, &key)
+            certificates::new_certificate(name, purpose_of(name), &fs::read(&ca)?, &key)
         };
         self.make(&file, certificates::is_fresh, made)?;
         Ok(file)
@@ -157,7 +162,7 @@ impl Secrets {
     /// Replaces a key and its certificate by new ones, of the present authority.
     pub fn renew_certificate(&self, name: &str) -> Result<()> {
         let (ca, key) = (fs::read(self.ca()?)?, fs::read(self.directory.join(CA_KEY_FILE))?);
-        let made = certificates::new_certificate(name, &ca, &key)?;
+        let made = certificates::new_certificate(name, purpose_of(name), &ca, &key)?;
         self.write(&self.directory.join(format!("{name}.pem")), &made)
     }
 
@@ -232,6 +237,15 @@ impl Secrets {
         // The directory itself exists unless the stack was deleted.
         create_private_directory(file.parent().unwrap_or(file))?;
         write_private(file, &content()?).with_context(cannot)
+    }
+}
+
+/// What the certificate with this name is for.
+fn purpose_of(name: &str) -> Purpose {
+    match name {
+        CONTRACTS | ADMINISTRATOR => Purpose::Client,
+        _ if PEERS.contains(&name) => Purpose::Peer,
+        _ => Purpose::Server,
     }
 }
 

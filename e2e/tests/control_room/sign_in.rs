@@ -58,7 +58,7 @@ async fn start_stack(stack: &Stack) -> Result<AuthorizationServer> {
     let issuer = stack.token_issuer()?.context("a secured stack has an issuer")?;
     let callback = format!("{}/sign-in/callback", stack.console_url()?);
     let authority = stack.ca_certificate()?.context("a secured stack has an authority")?;
-    let certificate = authority.with_file_name("services.pem");
+    let certificate = authority.with_file_name("console.pem");
     AuthorizationServer::start(listener, &certificate, issuer, callback)
 }
 

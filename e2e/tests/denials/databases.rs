@@ -67,6 +67,8 @@ async fn each_role_can_do_in_the_databases_what_is_declared_and_nothing_else() -
         stack.migrate(service).await?;
         let rules = replication_rules(&stack.maintenance_database_url(service)?).await?;
         ensure!(rules == 0, "a role that reads the log may copy the cluster of {service}");
+        let texts = statements_with_passwords(&stack.maintenance_database_url(service)?).await?;
+        ensure!(texts.is_empty(), "{service} keeps the text of a password: {texts:?}");
     }
     let reports = stack.further_database(reporting::BESIDE, reporting::NAME).await?;
     reporting::create_tables(&reports.owner_url).await?;
@@ -132,6 +134,14 @@ async fn replication_rules(url: &str) -> Result<i64> {
     Ok(sqlx::query_scalar(RULES).fetch_one(&mut session).await?)
 }
 
+/// The kept statements that have a password where its verifier would do.
+async fn statements_with_passwords(url: &str) -> Result<Vec<String>> {
+    const STATEMENTS: &str =
+        "select query from pg_stat_statements where query ~* 'password ''(?!SCRAM-SHA-256[$])'";
+    let mut session = PgConnection::connect(url).await?;
+    Ok(sqlx::query_scalar(STATEMENTS).fetch_all(&mut session).await?)
+}
+
 async fn read_tables(url: &str) -> Result<Vec<DatabaseTable>> {
     let mut session = PgConnection::connect(url).await?;
     let rows: Vec<(String, String, String)> =
@@ -157,8 +167,19 @@ async fn attempt_in_database(url: &str) -> Result<BTreeSet<char>> {
         ('p', "set role postgres"),
         ('f', "select pg_read_file('/etc/hostname')"),
         ('l', "select pg_create_logical_replication_slot('tried', 'pgoutput', true)"),
+        ('y', "create temporary table tried (id int)"),
+        ('b', "select lo_create(0)"),
     ] {
         if is_allowed(&mut session, statement).await? {
+            letters.insert(letter);
+        }
+    }
+    for (letter, is_without_limit) in [
+        ('n', "select rolconnlimit = -1 from pg_roles where rolname = current_user"),
+        ('w', "select current_setting('temp_file_limit') = '-1'"),
+    ] {
+        let is_without: bool = sqlx::query_scalar(is_without_limit).fetch_one(&mut session).await?;
+        if is_without {
             letters.insert(letter);
         }
     }
@@ -216,12 +237,13 @@ async fn is_allowed(session: &mut PgConnection, statement: &str) -> Result<bool>
     }
 }
 
-/// A role reaches its own database. The owner makes tables and schemas there.
+/// A role reaches its own database. The owner makes tables and schemas there. The limits are those of the serving role
+/// alone: an owner may need more for a migration.
 fn declare_database(is_own: bool, purpose: Purpose) -> BTreeSet<char> {
     let letters = match purpose {
         _ if !is_own => "",
-        Purpose::Owns => "cts",
-        Purpose::Captures => "cl",
+        Purpose::Owns => "ctsynw",
+        Purpose::Captures => "clnw",
         Purpose::Serves | Purpose::Reports => "c",
     };
     letters.chars().collect()

@@ -38,6 +38,29 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
     }
 }
 
+/// What only a superuser can take from the role that serves; on the native stack `make denials` tries it.
+#[test]
+fn the_serving_role_of_each_database_of_production_has_limits() {
+    for cluster in clusters().iter().filter(|it| name(it) != "registry-db") {
+        let (spec, database) = (&cluster["spec"], name(cluster).trim_end_matches("-db"));
+        let roles = list(&spec["managed"]["roles"]);
+        let serving = roles.iter().find(|role| role["name"] == database).unwrap();
+        assert_eq!(serving["connectionLimit"], 190, "{database}");
+        let statements = texts(&spec["bootstrap"]["initdb"]["postInitApplicationSQL"]).join(";");
+        for part in [
+            format!("alter database \"{database}\" set temp_file_limit"),
+            format!("alter role {database}_migrator set temp_file_limit = -1"),
+            "revoke execute on function".to_string(),
+        ] {
+            assert!(statements.contains(&part), "{database}: {statements}");
+        }
+    }
+    let roles = read("k8s/overlays/demo/roles.sh");
+    for part in ["connection limit 190", "set temp_file_limit", "revoke execute on function"] {
+        assert!(roles.contains(part), "{part}");
+    }
+}
+
 /// The databases of production, with that of its component.
 fn clusters() -> Vec<Value> {
     let reporting = file("k8s/components/reporting/database.yaml");

@@ -59,12 +59,9 @@ struct RebuildReport {
     undecodable: i64,
 }
 
-/// Temporary tables, because memory is bounded: the newest version of each item, and whether the last record of each
-/// key and partition is undecodable.
-const STAGING: &str = "
-    create temporary table staged_items (like items including indexes) on commit drop;
-    create temporary table last_records
-        (sku text, partition int, undecodable boolean, primary key (sku, partition)) on commit drop";
+/// What was read goes through two tables, because memory is bounded. One rebuild at a time uses them.
+const BEGIN_STAGING: &str = "lock table staged_items in exclusive mode";
+const END_STAGING: &str = "delete from staged_items; delete from last_records";
 
 const STAGE_ITEMS: &str = "
     insert into staged_items (sku, name, price_cents, currency, version)
@@ -111,13 +108,14 @@ async fn rebuild_items(
     let mut tx = db::begin(&rebuild.db).await?;
     let now = db::now(&mut tx).await?;
     let context = HandlerContext { now, event_id: Uuid::nil(), causation_id: None };
-    sqlx::raw_sql(STAGING).execute(&mut *tx).await?;
+    sqlx::raw_sql(BEGIN_STAGING).execute(&mut *tx).await?;
     let mut undecodable = read_topic(&mut tx, &mut reader, context).await?;
     sqlx::query("lock table items in share row exclusive mode").execute(&mut *tx).await?;
     reader.extend_to_end().map_err(topic_unavailable)?;
     undecodable += read_topic(&mut tx, &mut reader, context).await?;
     let swap = sqlx::query_as(SWAP).bind(undecodable);
     let report: RebuildReport = swap.fetch_one(&mut *tx).await?;
+    sqlx::raw_sql(END_STAGING).execute(&mut *tx).await?;
     // Without the commit, the swap changes nothing.
     match (report.items, undecodable) {
         (0, 0) => Err(Problem::conflict(

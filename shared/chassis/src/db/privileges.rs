@@ -2,7 +2,7 @@
 //!
 //! Promise: the serving role cannot rewrite evidence. It may not update a row of a table whose comment begins with
 //! `append-only`, nor add one to a table whose comment begins with `read-only`, and it deletes rows only where a comment
-//! says `deletable`. A table of evidence without the first comment breaks the promise: its rows can be changed. A table
+//! says `deletable`. It makes no table, and no temporary one either. A table of evidence without the first comment breaks the promise: its rows can be changed. A table
 //! without any comment keeps its rows, because a right that a service lacks fails its first test, and a right that it
 //! never needed would be noticed by no test.
 
@@ -35,7 +35,11 @@ pub(super) async fn grant_privileges(db: &mut PgConnection, role: &str) -> sqlx:
     let schema: String =
         sqlx::query_scalar("select quote_ident(current_schema())").fetch_one(&mut *tx).await?;
     let schemas = format!("schema {schema}, {CHASSIS_SCHEMA}");
+    let database: String =
+        sqlx::query_scalar("select quote_ident(current_database())").fetch_one(&mut *tx).await?;
     let mut grants = vec![
+        // Everybody has this right in a new database.
+        format!("revoke temporary on database {database} from public, {role}"),
         format!("grant usage on {schemas} to {role}"),
         format!("grant select, insert, update on all tables in {schemas} to {role}"),
         format!("revoke delete on all tables in {schemas} from {role}"),

@@ -143,6 +143,7 @@ async fn the_serving_role_cannot_widen_its_privileges_or_reach_another_database(
         "create function public.mine() returns int language sql return 1".to_owned(),
         "create trigger mine after insert on notes execute function pg_notify()".to_owned(),
         "create schema mine".to_owned(),
+        "create temporary table mine (id int)".to_owned(),
         "create role mine".to_owned(),
         "drop table notes".to_owned(),
         "copy notes to program 'true'".to_owned(),
