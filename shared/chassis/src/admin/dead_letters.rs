@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +13,8 @@ use utoipa_axum::routes;
 use crate::admin::reason::check_reason;
 use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, SettleOutcome};
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary};
+use crate::dead_letter::query::{DeadLetterFilter, DeadLetterSummary};
+use crate::dead_letter::{self, DeadLetter, DeadLetterState, ReasonKind};
 use crate::http::callers::caller::Caller;
 use crate::http::extractors::{Json, JsonOrDefault, Path, Query, deserialize_integer};
 use crate::http::pagination::PageLimit;
@@ -48,6 +50,17 @@ struct ListQuery {
     state: ListedState,
     /// Only dead letters of this topic.
     topic: Option<String>,
+    /// Only dead letters of this kind.
+    #[param(inline)]
+    kind: Option<ReasonKind>,
+    /// Only dead letters whose record has this key.
+    key: Option<String>,
+    /// Only dead letters whose reason contains this text, in upper or lower case.
+    reason: Option<String>,
+    /// Only dead letters that were stored at this time or later.
+    since: Option<DateTime<Utc>>,
+    /// Only dead letters that were stored before this time.
+    until: Option<DateTime<Utc>>,
     /// Only dead letters after this id: `next` of the page before.
     #[serde(default)]
     after: i64,
@@ -69,7 +82,7 @@ enum ListedState {
 
 #[derive(Serialize, ToSchema)]
 struct DeadLetterPage {
-    /// The number of all that wait.
+    /// The number of those that wait and that the other parameters match, on any page.
     waiting: i64,
     dead_letters: Vec<DeadLetterSummary>,
     /// The value of `after` for the next page, if there is one.
@@ -87,19 +100,19 @@ async fn list_dead_letters<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     Query(listing): Query<ListQuery>,
 ) -> Result<Json<DeadLetterPage>, Problem> {
-    let state = match listing.state {
+    let ListQuery { state, topic, kind, key, reason, since, until, after, limit } = listing;
+    let state = match state {
         ListedState::Waiting => Some(DeadLetterState::Waiting),
         ListedState::Replayed => Some(DeadLetterState::Replayed),
         ListedState::Discarded => Some(DeadLetterState::Discarded),
         ListedState::All => None,
     };
-    let filter = DeadLetterFilter { state, topic: listing.topic, after: listing.after };
-    let waiting =
-        DeadLetterFilter { state: Some(DeadLetterState::Waiting), ..DeadLetterFilter::default() };
+    let filter = DeadLetterFilter { state, topic, kind, key, reason, since, until, after };
+    let state = Some(DeadLetterState::Waiting);
+    let waiting = DeadLetterFilter { state, after: 0, ..filter.clone() };
     let waiting = dead_letter::count(&dead_letters.db, &waiting).await?;
-    let mut page =
-        dead_letter::list(&dead_letters.db, &filter, listing.limit.query_limit()).await?;
-    let next = listing.limit.split_page_by_rows(&mut page, |last| last.dead_letter_id);
+    let mut page = dead_letter::list(&dead_letters.db, &filter, limit.query_limit()).await?;
+    let next = limit.split_page_by_rows(&mut page, |last| last.dead_letter_id);
     Ok(Json(DeadLetterPage { waiting, dead_letters: page, next }))
 }
 
@@ -181,6 +194,17 @@ async fn replay<R: UnitOfWork>(
 struct ReplayAllRequest {
     /// Only dead letters of this topic.
     topic: Option<String>,
+    /// Only dead letters of this kind.
+    #[schema(inline)]
+    kind: Option<ReasonKind>,
+    /// Only dead letters whose record has this key.
+    key: Option<String>,
+    /// Only dead letters whose reason contains this text, in upper or lower case.
+    reason: Option<String>,
+    /// Only dead letters that were stored at this time or later.
+    since: Option<DateTime<Utc>>,
+    /// Only dead letters that were stored before this time.
+    until: Option<DateTime<Utc>>,
     /// Only dead letters after this one: `next` of the request before.
     #[serde(default, deserialize_with = "deserialize_integer")]
     after: i64,
@@ -209,7 +233,8 @@ async fn replay_all<R: UnitOfWork>(
     // Once for all of them: it takes seconds until an unknown schema is known to be unknown again.
     dead_letters.registry.evict_unresolved();
     let state = Some(DeadLetterState::Waiting);
-    let mut filter = DeadLetterFilter { state, topic: request.topic, after: request.after };
+    let ReplayAllRequest { topic, kind, key, reason, since, until, after } = request;
+    let mut filter = DeadLetterFilter { state, topic, kind, key, reason, since, until, after };
     let (began, mut replayed, mut still_unprocessable) = (Instant::now(), 0, 0);
     for dead_letter in dead_letter::list(&dead_letters.db, &filter, REPLAY_BATCH_MAX).await? {
         if began.elapsed() > REPLAY_DURATION_MAX {
@@ -232,9 +257,8 @@ async fn replay_all<R: UnitOfWork>(
         filter.after = dead_letter.dead_letter_id;
     }
     // The replayed ones stay replayed, even if the number of those left is unknown now.
-    let left = dead_letter::count(&dead_letters.db, &filter)
-        .await
-        .map_err(Problem::admin_outcome_unknown)?;
+    let left = dead_letter::count(&dead_letters.db, &filter).await;
+    let left = left.map_err(Problem::admin_outcome_unknown)?;
     let next = Some(filter.after).filter(|_| left > 0);
     Ok(Json(ReplayAllResponse { replayed, still_unprocessable, left, next }))
 }

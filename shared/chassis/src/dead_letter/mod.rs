@@ -11,15 +11,17 @@ pub(crate) mod query;
 use std::time::Duration;
 
 use rdkafka::message::{Message, OwnedMessage};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::db::retention;
 pub(crate) use crate::dead_letter::query::{
-    DeadLetter, DeadLetterFilter, DeadLetterOfEvent, DeadLetterState, DeadLetterSummary, count,
-    find, list, list_by_event, lock, lock_event, settle, was_discarded,
+    DeadLetter, DeadLetterOfEvent, DeadLetterState, count, find, list, list_by_event, lock,
+    lock_event, settle, was_discarded,
 };
 use crate::event::avro::unframe;
 use crate::kafka::record;
@@ -34,7 +36,8 @@ pub struct DeadLetterReason {
 }
 
 /// What kind of failure made a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum ReasonKind {
     /// The bytes are no record of the topic's schema.
     Undecodable,

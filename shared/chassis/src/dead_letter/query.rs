@@ -6,11 +6,13 @@ use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow, PgPool, PgTransaction, Postgres};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::dead_letter::{RECORD_RETENTION, TRUNCATED_BYTES_MAX, storable_text};
+use crate::dead_letter::{RECORD_RETENTION, ReasonKind, TRUNCATED_BYTES_MAX, storable_text};
 use crate::event::avro::unframe;
 
 /// The state of a dead letter. It changes once, from `Waiting` to one of the others.
@@ -48,13 +50,49 @@ pub(crate) struct DeadLetterSummary {
     actor: Option<String>,
 }
 
-/// Which dead letters to list; `None` is any.
+/// Which dead letters are meant; `None` is any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeadLetterFilter {
     pub state: Option<DeadLetterState>,
     pub topic: Option<String>,
+    pub kind: Option<ReasonKind>,
+    pub key: Option<String>,
+    /// A part of the reason, in upper or lower case.
+    pub reason: Option<String>,
+    /// Those that were stored at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Those that were stored before this time.
+    pub until: Option<DateTime<Utc>>,
     /// Only those after this id.
     pub after: i64,
+}
+
+/// What a [`DeadLetterFilter`] means. The parameters are those of [`select`].
+const MATCHES: &str = "
+    dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)
+    and ($4::text is null or kind = $4) and ($5::text is null or key = convert_to($5, 'UTF8'))
+    and ($6::text is null or position(lower($6) in lower(reason)) > 0)
+    and ($7::timestamptz is null or received_at >= $7) and ($8::timestamptz is null or received_at < $8)";
+
+/// Selects these columns of the dead letters that match. A further parameter is `$9`.
+fn select<'q, R>(
+    columns: &str,
+    rest: &str,
+    filter: &'q DeadLetterFilter,
+) -> QueryAs<'q, Postgres, R, PgArguments>
+where
+    R: for<'r> FromRow<'r, PgRow>,
+{
+    let query = format!("select {columns} from chassis.dead_letters where {MATCHES} {rest}");
+    sqlx::query_as(AssertSqlSafe(query))
+        .bind(filter.after)
+        .bind(filter.state)
+        .bind(filter.topic.as_deref())
+        .bind(filter.kind.map(ReasonKind::as_str))
+        .bind(filter.key.as_deref())
+        .bind(filter.reason.as_deref())
+        .bind(filter.since)
+        .bind(filter.until)
 }
 
 /// A page of dead letters, oldest first.
@@ -63,20 +101,10 @@ pub(crate) async fn list(
     filter: &DeadLetterFilter,
     limit: i64,
 ) -> sqlx::Result<Vec<DeadLetterSummary>> {
-    sqlx::query_as(
-        "select dead_letter_id, topic, partition, \"offset\", event_id,
-                encode(substring(key for 256), 'escape') as key,
-                kind, reason, state, received_at, settled_at, actor
-         from chassis.dead_letters
-         where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)
-         order by dead_letter_id limit $4",
-    )
-    .bind(filter.after)
-    .bind(filter.state)
-    .bind(filter.topic.as_deref())
-    .bind(limit)
-    .fetch_all(db)
-    .await
+    let columns = "dead_letter_id, topic, partition, \"offset\", event_id,
+        encode(substring(key for 256), 'escape') as key,
+        kind, reason, state, received_at, settled_at, actor";
+    select(columns, "order by dead_letter_id limit $9", filter).bind(limit).fetch_all(db).await
 }
 
 /// A dead letter as the answer about its event shows it.
@@ -112,15 +140,8 @@ pub(crate) async fn list_by_event(
 
 /// The number of dead letters that match.
 pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "select count(*) from chassis.dead_letters
-         where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)",
-    )
-    .bind(filter.after)
-    .bind(filter.state)
-    .bind(filter.topic.as_deref())
-    .fetch_one(db)
-    .await
+    let (count,) = select("count(*)", "", filter).fetch_one(db).await?;
+    Ok(count)
 }
 
 /// A dead letter with all its columns. Only its state changes, with how, when and by whom it was settled; later its

@@ -1,6 +1,7 @@
 //! Dead letters on the admin port: listing, reading, and replaying each of them once.
 
 use axum::Router;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -53,7 +54,35 @@ async fn dead_letters_are_listed_page_by_page_and_each_is_shown_in_full() {
         let page = get(&admin, &format!("/dead-letters?{query}")).await;
         assert_eq!(page["dead_letters"].as_array().unwrap().len(), found, "{query}");
     }
-    for wrong in ["state=dead", "limit=0", "limit=1001", "after=x", "colour=red"] {
+    let stored_at = rest[1]["received_at"].as_str().unwrap();
+    let stored_at = stored_at.parse::<DateTime<Utc>>().unwrap() + TimeDelta::seconds(1);
+    let later = stored_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    for (query, found) in [
+        ("kind=unprocessable", 6),
+        ("kind=undecodable", 0),
+        ("key=b", 1),
+        ("key=B", 0),
+        ("reason=Nothing%20was", 6),
+        ("reason=%25", 0),
+        (&*format!("until={later}"), 6),
+        (&*format!("since={later}"), 0),
+        ("key=b&kind=unprocessable&state=all", 1),
+        ("key=b&state=replayed", 0),
+    ] {
+        let page = get(&admin, &format!("/dead-letters?{query}&limit=1")).await;
+        let waiting = if query.contains("replayed") { 1 } else { found };
+        let shown = page["dead_letters"].as_array().unwrap().len();
+        assert_eq!((&page["waiting"], shown), (&json!(waiting), found.min(1)), "{query}");
+    }
+    for wrong in [
+        "state=dead",
+        "kind=poison",
+        "since=noon",
+        "limit=0",
+        "limit=1001",
+        "after=x",
+        "colour=red",
+    ] {
         let (status, problem) =
             send_request(&admin, "GET", &format!("/dead-letters?{wrong}"), Value::Null).await;
         assert!((400..500).contains(&status), "{wrong}: {problem}");
@@ -248,6 +277,11 @@ async fn a_bulk_replay_goes_oldest_first_and_unprocessable_events_do_not_block_i
     let (status, counts) =
         post(&admin, "/dead-letters/replay", json!({ "topic": "another" })).await;
     assert_eq!((status, &counts["replayed"]), (200, &json!(0)));
+    for (filter, unreached) in [("kind", "undecodable"), ("key", "b"), ("reason", "another")] {
+        let (_, counts) = post(&admin, "/dead-letters/replay", json!({ filter: unreached })).await;
+        let none = json!({ "replayed": 0, "still_unprocessable": 0, "left": 0, "next": null });
+        assert_eq!(counts, none, "{filter}");
+    }
     let request = json!({ "topic": names(47).counted.name, "after": 6 });
     let (_, counts) = post(&admin, "/dead-letters/replay", request).await;
     assert_eq!(
