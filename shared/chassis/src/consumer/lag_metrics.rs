@@ -48,6 +48,13 @@ pub(super) fn log_starts(statistics: &Statistics, owned: &OwnedPartitions) -> Of
     starts
 }
 
+/// Sets the metric of partitions to none for these topics.
+pub(super) fn record_unread(owned: &OwnedPartitions) {
+    for topic in owned.keys() {
+        gauge!("consumer_partitions", "topic" => topic.clone()).set(0);
+    }
+}
+
 /// Whether an assigned partition is fetched, or about to be. It is in one of the other states only for a moment:
 /// before it is first fetched, and between its revocation and its next assignment.
 fn is_fetched(partition: &Partition) -> bool {

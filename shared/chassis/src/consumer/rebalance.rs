@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, TopicPartitionList};
@@ -213,6 +213,10 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, text: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            // The statistics would report it in up to ten seconds.
+            lag_metrics::record_unread(&self.partitions.lock());
+        }
         self.health.on_error(&error, text);
     }
 

@@ -12,9 +12,9 @@ use crate::db;
 use crate::outbox::low_watermark::{LowWatermark, OPEN_WRITERS_QUERY};
 use crate::outbox::query::{OUTBOX_SCAN_TIMEOUT, with_query_timeout};
 
-/// How often the lag is measured: for the gauge `outbox_oldest_seconds`, and for the low watermark while that
-/// is behind.
-const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the lag is measured: while the outbox was empty, and while rows wait or the low watermark is behind. The
+/// gauge `outbox_oldest_seconds` tells people within seconds that Kafka is away.
+const LAG_INTERVAL: Duration = Duration::from_secs(2);
 const LAG_INTERVAL_BEHIND: Duration = Duration::from_secs(1);
 
 /// The database's time; position and time of the oldest row; the sequence that positions are drawn from,
@@ -55,7 +55,7 @@ impl OutboxLag {
     /// Periodically measures the age of the oldest row, which is the only sign of records that are never
     /// acknowledged, and advances the low watermark.
     pub(crate) async fn measure(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
-        let behind = self.low_watermark.is_behind();
+        let behind = self.low_watermark.is_behind() || self.has_rows();
         let every = if behind { LAG_INTERVAL_BEHIND } else { LAG_INTERVAL };
         if self.measured_at.is_some_and(|measured_at| measured_at.elapsed() < every) {
             return Ok(());
