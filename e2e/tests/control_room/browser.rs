@@ -180,6 +180,25 @@ impl Browser {
         Ok(urls.collect())
     }
 
+    /// Opens a tab or a window, and shows it.
+    pub async fn new_window(&self, kind: &str) -> Result<String> {
+        let opened = self.send(Method::POST, "/window/new", Some(json!({ "type": kind }))).await?;
+        let handle = opened["handle"].as_str().context("a handle")?.to_string();
+        self.show(&handle).await?;
+        Ok(handle)
+    }
+
+    /// Uses a tab or a window without showing it.
+    pub async fn switch_to(&self, handle: &str) -> Result<()> {
+        self.send(Method::POST, "/window", Some(json!({ "handle": handle }))).await.map(drop)
+    }
+
+    /// Shows a tab or a window, as a person does who clicks it.
+    pub async fn show(&self, handle: &str) -> Result<()> {
+        self.switch_to(handle).await?;
+        self.command("Page.bringToFront", json!({})).await.map(drop)
+    }
+
     /// Ends the browser.
     pub async fn close(self) -> Result<()> {
         self.send(Method::DELETE, "", None).await.map(drop)

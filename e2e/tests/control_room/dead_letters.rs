@@ -5,18 +5,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
+use e2e::client::kafka::create_producer;
 use e2e::client::order::Order;
+use futures::future::try_join_all;
 use launcher::{Stack, eventually};
+use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use tokio::time::sleep;
 
 use super::browser::Browser;
-use super::{ensure_clean, show_stuck_order, take_screenshot};
+use super::{ensure_clean, show_stuck_order, start_stack, take_screenshot, wait_for_state};
 use crate::dead_letters::{REFUSE_PAYMENTS, with_strict_check};
-use crate::fixture::{TIMEOUT, basket, place_orders, rich_customer, wait_until_confirmed};
+use crate::fixture::{
+    TIMEOUT, basket, place_orders, rich_customer, stack_permit, wait_until_confirmed,
+};
 
 /// More than twice the number in a row at which a consumer pauses.
 const BAD_EVENTS: usize = 50;
+
+/// More than a page of the list has rows, and fewer of another cause.
+const POISON_RECORDS: usize = 210;
+const ROWS_MAX: usize = 200;
+const BAD_ORDERS: usize = 2;
 
 /// How long an operator may need for all of them, from the first look at the overview.
 const REPLAY_TIME_MAX: Duration = Duration::from_secs(120);
@@ -158,6 +168,96 @@ pub async fn write_off(client: &Client, browser: &Browser, url: &str, order: &Or
     .await?;
     take_screenshot(browser, "overview-write-off").await?;
     ensure_clean(browser, url).await
+}
+
+/// Records that no schema fits, which payment and stock read.
+pub async fn send_poison(client: &Client, records: usize) -> Result<()> {
+    let producer = create_producer(client)?;
+    let send = async |nth: usize| {
+        let key = format!("poison-{nth}");
+        let record = FutureRecord::to("orders.created").key(&key).payload("this is no event");
+        producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)
+    };
+    try_join_all((0..records).map(send)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute and needs a browser: make browser"]
+async fn the_button_replays_what_the_filter_shows_and_a_region_with_the_focus_stays_live()
+-> Result<()> {
+    let _permit = stack_permit().await?;
+    let (stack, client) = start_stack().await?;
+    let (url, browser) = (stack.console_url()?, Browser::start(1360, 900, false).await?);
+    browser.open(&url).await?;
+    wait_for_state(&browser, "live", TIMEOUT).await?;
+    watch_with_focus_and_selection(&client, &browser).await?;
+    let orders = with_strict_check(&stack, REFUSE_PAYMENTS, async || {
+        let orders = place_orders(&client, BAD_ORDERS).await?;
+        wait_for_dead_letters(&client, "payment", POISON_RECORDS + BAD_ORDERS).await?;
+        Ok(orders)
+    })
+    .await?;
+    replay_what_is_shown(&browser, &url).await?;
+    wait_until_confirmed(&client, &orders).await?;
+    wait_for_dead_letters(&client, "payment", POISON_RECORDS).await?;
+    ensure_clean(&browser, &url).await?;
+    browser.open(&format!("{url}/dead-letters?since=yesterday")).await?;
+    browser.wait_for("`yesterday` is no time.", TIMEOUT).await?;
+    browser.close().await
+}
+
+/// The card of the dead letters has the focus, and then its text is selected, while dead letters arrive.
+async fn watch_with_focus_and_selection(client: &Client, browser: &Browser) -> Result<()> {
+    const HAS_FOCUS: &str = "return document.activeElement.pathname";
+    const FIGURES: &str = "document.getElementById('figures')";
+    let value = format!("return document.querySelector(\"{HEADLINE}\").innerText");
+    browser.run(&format!("document.querySelector(\"{HEADLINE}\").focus()")).await?;
+    send_poison(client, POISON_RECORDS - 1).await?;
+    let both = (2 * (POISON_RECORDS - 1)).to_string();
+    eventually("the card that has the focus", TIMEOUT, async || {
+        let shown = browser.run(&value).await?;
+        ensure!(shown == both.as_str(), "it shows {shown}");
+        Ok(())
+    })
+    .await?;
+    ensure!(browser.run(HAS_FOCUS).await? == "/dead-letters", "the focus is lost");
+    browser.run(&format!("getSelection().selectAllChildren({FIGURES})")).await?;
+    send_poison(client, 1).await?;
+    browser.wait_for("paused while you select", TIMEOUT).await?;
+    ensure!(browser.run(&value).await? == both.as_str(), "the selected text has changed");
+    browser.run("getSelection().removeAllRanges()").await?;
+    wait_for_state(browser, "live", TIMEOUT).await
+}
+
+/// The few that one cause has among many others, which do not fit on the page.
+async fn replay_what_is_shown(browser: &Browser, url: &str) -> Result<()> {
+    let list = format!("{url}/dead-letters?service=payment");
+    for (filter, waiting, shown) in [
+        ("", POISON_RECORDS + BAD_ORDERS, ROWS_MAX),
+        ("&kind=undecodable", POISON_RECORDS, ROWS_MAX),
+        ("&topic=orders.cancelled", 0, 0),
+        ("&key=poison-7", 1, 1),
+        ("&reason=TOO_STRICT", BAD_ORDERS, BAD_ORDERS),
+        ("&until=2026-01-01T00:00", 0, 0),
+    ] {
+        browser.open(&format!("{list}{filter}")).await?;
+        let text = browser.text().await?;
+        for expected in [
+            format!("{waiting} wait for an operator and match, {shown} shown"),
+            format!("Replay the {waiting} that match"),
+        ] {
+            ensure!(text.contains(&expected), "{filter} lacks `{expected}`:\n{text}");
+        }
+    }
+    browser.open(&list).await?;
+    browser.click("#kind option[value=handler_failed]").await?;
+    browser.click(".filters button").await?;
+    browser.wait_for(&format!("{BAD_ORDERS} shown"), TIMEOUT).await?;
+    take_screenshot(browser, "dead-letters-filtered").await?;
+    browser.click("button[value=all]").await?;
+    browser.wait_for(&format!("{BAD_ORDERS} replayed, 0 still unprocessable"), TIMEOUT).await?;
+    browser.wait_for("No dead letter matches.", TIMEOUT).await
 }
 
 async fn wait_for_dead_letters(client: &Client, service: &str, count: usize) -> Result<()> {

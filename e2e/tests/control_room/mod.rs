@@ -5,9 +5,11 @@ mod accessibility;
 mod authorization_server;
 mod browser;
 mod dead_letters;
+mod incidents;
 mod outage;
 mod sign_in;
 mod demo;
+mod tabs;
 mod viewers;
 
 use std::path::PathBuf;
@@ -28,6 +30,9 @@ use crate::fixture::{TIMEOUT, place_orders, stack_permit, wait_until_confirmed};
 /// An outage is shown within this time.
 const OUTAGE_SHOWN_WITHIN: Duration = Duration::from_secs(3);
 
+/// Whether a page is live.
+const STREAM_STATE: &str = "return document.getElementById('stream-state').innerText";
+
 /// Long enough for charts whose bars are ten seconds each.
 const LOAD_BEFORE_OUTAGE: Duration = Duration::from_secs(60);
 const LOAD_IN_OUTAGE: Duration = Duration::from_secs(15);
@@ -41,6 +46,16 @@ async fn take_screenshot(browser: &Browser, name: &str) -> Result<()> {
         decode_block(&browser.screenshot().await?)?,
     )?;
     Ok(())
+}
+
+/// Waits until the status beside the title of a page says this.
+async fn wait_for_state(browser: &Browser, state: &str, timeout: Duration) -> Result<()> {
+    eventually(&format!("the status `{state}`"), timeout, async || {
+        let seen = browser.run(STREAM_STATE).await?;
+        ensure!(seen == state, "it is {seen}");
+        Ok(())
+    })
+    .await
 }
 
 /// The browser had nothing to complain about, and asked no other host.

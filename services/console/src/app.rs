@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use chassis::Frontend;
@@ -18,6 +19,7 @@ use crate::orders::pending::PendingCache;
 use crate::overview::books::BooksCache;
 use crate::overview::insights::InsightsCache;
 use crate::overview::regions::Rendered;
+use crate::pages::PageError;
 use crate::services::Services;
 use crate::settings::Settings;
 use crate::{assets, dead_letters, demo, jobs, orders, overview, pages, protection, repair};
@@ -110,6 +112,8 @@ impl App {
     }
 }
 
+const NOT_ALLOWED: &str = "This address takes no request of this kind.";
+
 /// Every route, behind the checks of each request.
 pub fn router(app: App) -> Router {
     let demo = if app.settings.demo { demo::router() } else { Router::new() };
@@ -124,6 +128,10 @@ pub fn router(app: App) -> Router {
         .merge(operators::router())
         .merge(assets::router())
         .route("/{*path}", get(async || pages::not_found()))
+        .method_not_allowed_fallback(async || {
+            PageError::new(StatusCode::METHOD_NOT_ALLOWED, NOT_ALLOWED)
+        })
+        .layer(from_fn(pages::show_failures))
         .layer(from_fn_with_state(app.clone(), protection::check))
         .layer(from_fn(protection::set_headers))
         .with_state(app)

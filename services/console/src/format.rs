@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 
 /// A whole number with a comma between thousands.
 pub fn count(number: f64) -> String {
@@ -45,6 +45,12 @@ pub fn ago(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 /// A time of today or of another day, in UTC.
 pub fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// The time in UTC that a browser sends from a field for one, such as `2026-11-29T14:13`.
+pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+    let time = text.parse::<NaiveDateTime>().or_else(|_| format!("{text}:00").parse());
+    time.ok().map(|time| time.and_utc())
 }
 
 #[cfg(test)]

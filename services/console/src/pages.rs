@@ -1,11 +1,16 @@
 //! The frame around each page: navigation, notices of what was done, and errors.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use axum::body::to_bytes;
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use tokio::time::timeout;
 
 use crate::assets;
 use crate::operators::Operator;
@@ -41,6 +46,12 @@ pub const SECTIONS: [(Section, &str, &str); 5] = [
 
 /// The cookie with the notice that the next page shows.
 const NOTICE_COOKIE: &str = "notice";
+
+/// How long a page may take. The server ends a request a second later, and its answer is no page.
+pub const PAGE_TIMEOUT: Duration = Duration::from_secs(14);
+
+/// The text of a refusal, at most.
+const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 
 /// Longer notices would not fit into the headers of a request.
 const NOTICE_CHARS_MAX: usize = 600;
@@ -203,6 +214,22 @@ impl IntoResponse for PageError {
     }
 }
 
+/// Answers every failure with a page: also a request that takes too long, or that axum refuses in plain text.
+pub async fn show_failures(request: Request, next: Next) -> Response {
+    let Ok(response) = timeout(PAGE_TIMEOUT, next.run(request)).await else {
+        let text = "The services took too long. What was asked of them may still be done.";
+        return PageError::new(StatusCode::GATEWAY_TIMEOUT, text).into_response();
+    };
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !is_text || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    PageError::new(status, String::from_utf8_lossy(&text)).into_response()
+}
+
 /// The answer to an unknown path.
 pub fn not_found() -> Response {
     PageError::new(StatusCode::NOT_FOUND, "There is no page at this address.").into_response()
@@ -210,6 +237,13 @@ pub fn not_found() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::Query;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
     use super::*;
 
     #[test]
@@ -224,6 +258,32 @@ mod tests {
         let notice = parse_notice(value).unwrap();
         assert_eq!((&*notice.text, notice.is_bad), (text, true));
         assert!(parse_notice("").is_none());
+    }
+
+    #[tokio::test]
+    async fn every_failure_is_a_page() {
+        #[derive(serde::Deserialize)]
+        struct Parameters {
+            #[allow(dead_code, reason = "it is only read")]
+            after: i64,
+        }
+        let router = Router::new()
+            .route("/", get(async |_: Query<Parameters>| "a page"))
+            .method_not_allowed_fallback(async || {
+                PageError::new(StatusCode::METHOD_NOT_ALLOWED, "no")
+            })
+            .layer(from_fn(show_failures));
+        for (method, uri, status) in [("GET", "/?after=abc", 400), ("POST", "/?after=1", 405)] {
+            let request = Request::builder().method(method).uri(uri).body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status);
+            let page = to_bytes(answer.into_body(), 1024 * 1024).await.unwrap();
+            let page = String::from_utf8(page.to_vec()).unwrap();
+            assert!(
+                page.contains("control room") && page.contains("Back to the overview"),
+                "{page}"
+            );
+        }
     }
 
     #[test]

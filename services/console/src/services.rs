@@ -6,16 +6,18 @@ use axum::http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::operators::Operator;
 use crate::settings::{Addresses, Settings};
 
-/// Longer than a service takes for any answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(16);
+/// How long a read waits for all instances of a service: a frozen process accepts connections, and must not keep what
+/// the other services answer from a page. It is shorter than answers are kept, so that viewers share a failure.
+pub const READ_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a request waits that no page waits for, or that changes something: longer than a service needs to settle a
+/// dead letter, and shorter than [`crate::pages::PAGE_TIMEOUT`].
+pub const WORK_TIMEOUT: Duration = Duration::from_secs(12);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a read waits for an instance while another one is left: a frozen process accepts connections.
-const NEXT_INSTANCE_TIMEOUT: Duration = Duration::from_secs(2);
 const NO_ANSWER: &str = "it does not answer in time";
 
 /// The stream processor. It is asked like a service, and is not one of their names.
@@ -66,7 +68,7 @@ impl Services {
     /// # Errors
     /// If the client can't be made.
     pub fn new(settings: &Settings) -> anyhow::Result<Services> {
-        let http = Client::builder().timeout(REQUEST_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
+        let http = Client::builder().timeout(WORK_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
         let http = http.redirect(reqwest::redirect::Policy::none()).no_proxy();
         // Several consoles cost a service no more than one computation of its books a minute.
         let accepted = HeaderValue::from_static("max-age=60");
@@ -94,7 +96,22 @@ impl Services {
         (service, port): (&str, Port),
         path: &str,
     ) -> Result<T, ServiceError> {
-        self.send(operator, (service, port), |http, url| http.request(Method::GET, url), path).await
+        self.get_within(READ_TIMEOUT, operator, (service, port), path).await
+    }
+
+    /// Asks a service that may need this long.
+    ///
+    /// # Errors
+    /// As [`Services::get`].
+    pub async fn get_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        operator: &Operator,
+        (service, port): (&str, Port),
+        path: &str,
+    ) -> Result<T, ServiceError> {
+        let request = |http: &Client, url| http.request(Method::GET, url);
+        self.send(operator, (service, port), request, (path, limit)).await
     }
 
     /// Asks a service for what is true now, and not within the last minute.
@@ -110,7 +127,7 @@ impl Services {
         let request = |http: &Client, url| {
             http.request(Method::GET, url).header(header::CACHE_CONTROL, "no-cache")
         };
-        self.send(operator, (service, port), request, path).await
+        self.send(operator, (service, port), request, (path, WORK_TIMEOUT)).await
     }
 
     /// Has a service do something. Operators can repeat each such request.
@@ -128,7 +145,7 @@ impl Services {
             Some(body) => http.request(Method::POST, url).json(body),
             None => http.request(Method::POST, url),
         };
-        self.send(operator, (service, port), request, path).await
+        self.send(operator, (service, port), request, (path, WORK_TIMEOUT)).await
     }
 
     /// Sends a request to the first instance that accepts a connection; a read, to the first that answers.
@@ -137,7 +154,7 @@ impl Services {
         operator: &Operator,
         (service, port): (&str, Port),
         request: impl Fn(&Client, Url) -> RequestBuilder,
-        path: &str,
+        (path, limit): (&str, Duration),
     ) -> Result<T, ServiceError> {
         let addresses = match port {
             Port::Api => self.api.get(service),
@@ -145,6 +162,7 @@ impl Services {
         };
         let named = || service.to_string();
         let mut reason = "it has no address here".to_string();
+        let deadline = Instant::now() + limit;
         for (nth, address) in addresses.iter().enumerate() {
             let unreadable = |reason| ServiceError::Unreadable { service: named(), reason };
             let url = address.join(path).map_err(|error| unreadable(error.to_string()))?;
@@ -154,10 +172,15 @@ impl Services {
             }
             let request = request.build().map_err(|error| unreadable(error.to_string()))?;
             let is_read = request.method() == Method::GET;
-            let is_last = nth + 1 == addresses.len();
-            let limit = if is_read && !is_last { NEXT_INSTANCE_TIMEOUT } else { REQUEST_TIMEOUT };
-            let is_refused = match timeout(limit, self.http.execute(request)).await {
-                Ok(Ok(response)) => return read(named(), response).await,
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A read leaves the further instances their share of the time.
+            let share = if is_read { left / (addresses.len() - nth) as u32 } else { left };
+            let answer = async {
+                let response = self.http.execute(request).await?;
+                Ok((response.status(), response.bytes().await?))
+            };
+            let is_refused = match timeout(share, answer).await {
+                Ok(Ok((status, body))) => return read(named(), status, &body),
                 Ok(Err(error)) => {
                     reason = describe(&error);
                     error.is_connect()
@@ -176,17 +199,13 @@ impl Services {
     }
 }
 
-async fn read<T: DeserializeOwned>(
+fn read<T: DeserializeOwned>(
     service: String,
-    response: reqwest::Response,
+    status: StatusCode,
+    body: &[u8],
 ) -> Result<T, ServiceError> {
-    let status = response.status();
-    let body = response.bytes().await.map_err(|error| ServiceError::Unreachable {
-        service: service.clone(),
-        reason: describe(&error),
-    })?;
     if !status.is_success() {
-        let problem: ProblemBody = serde_json::from_slice(&body).unwrap_or_default();
+        let problem: ProblemBody = serde_json::from_slice(body).unwrap_or_default();
         let kind = problem.kind.rsplit('/').next().unwrap_or_default().to_string();
         let detail = match problem.detail.is_empty() {
             true => format!("it answers {status}"),
@@ -194,7 +213,7 @@ async fn read<T: DeserializeOwned>(
         };
         return Err(ServiceError::Refused { service, status, kind, detail });
     }
-    serde_json::from_slice(&body)
+    serde_json::from_slice(body)
         .map_err(|error| ServiceError::Unreadable { service, reason: error.to_string() })
 }
 
@@ -223,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_goes_on_to_the_next_instance_when_one_is_frozen_and_a_write_does_not() {
+    async fn a_read_of_frozen_instances_ends_in_time_and_a_write_does_not_go_on_to_the_next() {
         // The kernel accepts connections for a frozen process, which reads none of them.
         let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let running = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -233,11 +252,18 @@ mod tests {
         let services = Services {
             names: vec!["order".to_string()],
             api: Addresses(vec![]),
-            admin: Addresses(vec![("order".to_string(), urls)]),
-            http: Client::builder().timeout(NEXT_INSTANCE_TIMEOUT * 2).no_proxy().build().unwrap(),
+            admin: Addresses(vec![
+                ("stock".to_string(), vec![urls[0].clone(); 3]),
+                ("order".to_string(), urls),
+            ]),
+            http: Client::builder().timeout(READ_TIMEOUT * 2).no_proxy().build().unwrap(),
         };
         let (operator, admin) = (Operator::default(), ("order", Port::Admin));
         assert_eq!(services.get::<u32>(&operator, admin, "/books").await.unwrap(), 1);
+        let begun = Instant::now();
+        let read = services.get::<u32>(&operator, ("stock", Port::Admin), "/books").await;
+        assert!(matches!(read, Err(ServiceError::Unreachable { .. })), "{read:?}");
+        assert!(begun.elapsed() < READ_TIMEOUT + READ_TIMEOUT / 4, "{:?}", begun.elapsed());
         let written = services.post::<u32>(&operator, admin, "/books", None::<&u32>).await;
         assert!(matches!(written, Err(ServiceError::Unreachable { .. })), "{written:?}");
     }

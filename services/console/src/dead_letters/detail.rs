@@ -10,7 +10,7 @@ use super::{position, text};
 use crate::app::App;
 use crate::operators::Operator;
 use crate::pages::{self, PageError, Section};
-use crate::services::Port;
+use crate::services::{Port, WORK_TIMEOUT};
 
 pub async fn show(
     State(app): State<App>,
@@ -19,7 +19,9 @@ pub async fn show(
     Path((service, id)): Path<(String, i64)>,
 ) -> Result<Response, PageError> {
     let path = format!("/dead-letters/{id}");
-    let letter: Value = app.services.get(&operator, (&service, Port::Admin), &path).await?;
+    let place = (&*service, Port::Admin);
+    // It may wait for the registry.
+    let letter: Value = app.services.get_within(WORK_TIMEOUT, &operator, place, &path).await?;
     let is_waiting = text(&letter, "state") == "waiting";
     let title = format!("Dead letter {id} of {service}");
     let trace = app.settings.traces.of_record(text(&letter, "traceparent"));

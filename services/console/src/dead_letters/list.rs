@@ -4,23 +4,23 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use axum::extract::{Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use maud::{Markup, html};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::Value;
+use url::form_urlencoded;
 
-use super::live::Loaded;
+use super::live::{self, Loaded};
 use super::{position, text};
 use crate::app::App;
-use crate::format;
+use crate::metrics::snapshot::KnownSum;
 use crate::operators::Operator;
 use crate::pages::{self, PageError, Section};
-use crate::repair::consumers;
 use crate::services::{Port, ServiceError};
+use crate::{format, streams};
 
 /// Rows of one service on a page.
 const ROWS_MAX: usize = 200;
@@ -39,20 +39,99 @@ const STATES: [(&str, &str); 4] = [
 /// The kinds of causes, as the admin port names them.
 const KINDS: [&str; 3] = ["undecodable", "unprocessable", "handler_failed"];
 
-#[derive(Default, Deserialize)]
+/// The dead letters that a page shows, and that its button replays. The admin port has the same parameters.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    service: String,
+    pub service: String,
     state: String,
     topic: String,
     kind: String,
+    key: String,
+    reason: String,
+    since: String,
+    until: String,
     after: Option<i64>,
+}
+
+impl Filter {
+    /// The filter of a form, among its other pairs.
+    pub fn from_pairs(pairs: &[(String, String)]) -> Filter {
+        let fields = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+        serde_json::from_value(Value::Object(fields.collect())).unwrap_or_default()
+    }
+
+    /// Whether it leaves out some of those that wait.
+    fn is_partial(&self) -> bool {
+        let mut fields = self.fields().into_iter().filter(|(name, _)| *name != "state");
+        !self.service.is_empty() || fields.any(|(_, value)| !value.is_empty())
+    }
+
+    /// Whether it shows those that wait.
+    fn shows_waiting(&self) -> bool {
+        ["waiting", "all"].contains(&&*self.state)
+    }
+
+    /// The parameters of the page and of the admin port, beside the service and the page.
+    fn fields(&self) -> [(&'static str, &str); 7] {
+        [
+            ("state", &self.state),
+            ("topic", &self.topic),
+            ("kind", &self.kind),
+            ("key", &self.key),
+            ("reason", &self.reason),
+            ("since", &self.since),
+            ("until", &self.until),
+        ]
+    }
+
+    /// The address of a page of dead letters, at the admin port.
+    ///
+    /// # Errors
+    /// If a time is none.
+    pub fn path(&self, limit: usize) -> Result<String, String> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", &limit.to_string());
+        for (name, value) in self.fields().into_iter().filter(|(_, value)| !value.is_empty()) {
+            match name {
+                "since" | "until" => {
+                    let time = format::parse_time(value);
+                    let time = time.ok_or_else(|| format!("`{value}` is no time."))?;
+                    query.append_pair(name, &time.to_rfc3339())
+                }
+                _ => query.append_pair(name, value),
+            };
+        }
+        if let Some(after) = self.after {
+            query.append_pair("after", &after.to_string());
+        }
+        Ok(format!("/dead-letters?{}", query.finish()))
+    }
+
+    /// The address of the next page of a service, here.
+    fn next_page(&self, service: &str, after: i64) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("service", service).extend_pairs(self.fields());
+        format!("/dead-letters?{}", query.append_pair("after", &after.to_string()).finish())
+    }
+
+    /// Those that wait, after the one with this id.
+    pub fn waiting_after(&self, after: Option<i64>) -> Filter {
+        Filter { state: "waiting".to_string(), after, ..self.clone() }
+    }
 }
 
 /// What a service answered.
 struct Listing {
     service: String,
     page: Result<Value, ServiceError>,
+}
+
+impl Listing {
+    /// The dead letters that wait and match, on any page.
+    fn waiting(&self) -> (&str, Option<f64>) {
+        (&self.service, self.page.as_ref().ok().and_then(|page| page["waiting"].as_f64()))
+    }
 }
 
 pub async fn show(
@@ -64,44 +143,41 @@ pub async fn show(
     if !STATES.iter().any(|(state, _)| *state == filter.state) {
         filter.state = "waiting".to_string();
     }
+    let path = filter.path(ROWS_MAX);
+    let path = path.map_err(|reason| PageError::new(StatusCode::BAD_REQUEST, reason))?;
     let names =
         app.services.names.iter().filter(|it| filter.service.is_empty() || **it == filter.service);
-    let listings = join_all(names.map(|service| list(&app, &operator, service, &filter))).await;
-    let paused = consumers::paused_notices(&app, &operator).await;
-    let pages = listings.iter().filter_map(|listing| listing.page.as_ref().ok());
-    let waiting = pages.map(|page| page["waiting"].as_i64().unwrap_or_default()).sum();
-    let loaded = Loaded { service: filter.service.clone(), waiting };
+    let listings = join_all(names.map(async |service| {
+        let page = app.services.get(&operator, (&**service, Port::Admin), &path).await;
+        Listing { service: service.to_string(), page }
+    }));
+    let (listings, attention) = tokio::join!(listings, live::read(&app, &operator));
+    let waiting = KnownSum::new(listings.iter().map(Listing::waiting));
+    let loaded = Loaded {
+        service: filter.service.clone(),
+        waiting: attention.waiting(&filter.service).to_string(),
+    };
     let body = html! {
-        h1 { "Dead letters" }
-        (loaded.region(&app, &paused))
+        div.title { h1 { "Dead letters" } (streams::state()) }
+        (loaded.region(&app, &attention))
         (filters(&app, &filter))
         @for Listing { page, .. } in &listings {
             @if let Err(error) = page { p.notice.is-bad role="alert" { (error) } }
         }
-        (table(&filter, &listings, waiting))
+        (table(&filter, &listings, &waiting))
     };
     Ok(pages::page(&headers, Section::DeadLetters, "Dead letters", body))
-}
-
-async fn list(app: &App, operator: &Operator, service: &str, filter: &Filter) -> Listing {
-    let mut path = format!("/dead-letters?state={}&limit={ROWS_MAX}", filter.state);
-    if !filter.topic.is_empty() {
-        path += &format!("&topic={}", utf8_percent_encode(&filter.topic, NON_ALPHANUMERIC));
-    }
-    if let Some(after) = filter.after {
-        path += &format!("&after={after}");
-    }
-    let page = app.services.get(operator, (service, Port::Admin), &path).await;
-    Listing { service: service.to_string(), page }
 }
 
 fn filters(app: &App, filter: &Filter) -> Markup {
     let select = |id: &str, name: &str, options: Vec<(String, String)>, chosen: &str| {
         html! {
-            label for=(id) { (name) }
-            select id=(id) name=(id) {
-                @for (value, text) in options {
-                    option value=(value) selected[value == chosen] { (text) }
+            span {
+                label for=(id) { (name) }
+                select id=(id) name=(id) {
+                    @for (value, text) in options {
+                        option value=(value) selected[value == chosen] { (text) }
+                    }
                 }
             }
         }
@@ -120,27 +196,36 @@ fn filters(app: &App, filter: &Filter) -> Markup {
             (select("service", "Service", services, &filter.service))
             (select("state", "State", states, &filter.state))
             (select("kind", "Cause", kinds, &filter.kind))
-            label for="topic" { "Topic" }
-            input #topic name="topic" value=(filter.topic) placeholder="every topic" autocomplete="off";
+            @for (id, name, all, kind, value) in [
+                ("topic", "Topic", "every topic", "text", &filter.topic),
+                ("key", "Key", "every key", "text", &filter.key),
+                ("reason", "Reason contains", "every reason", "text", &filter.reason),
+                ("since", "Since, UTC", "", "datetime-local", &filter.since),
+                ("until", "Before, UTC", "", "datetime-local", &filter.until),
+            ] {
+                span {
+                    label for=(id) { (name) }
+                    input id=(id) name=(id) type=(kind) value=(value) placeholder=(all) autocomplete="off";
+                }
+            }
             button type="submit" { "Filter" }
         }
     }
 }
 
-fn table(filter: &Filter, listings: &[Listing], waiting: i64) -> Markup {
+fn table(filter: &Filter, listings: &[Listing], waiting: &KnownSum) -> Markup {
     let (mut rows, mut next) = (Vec::new(), Vec::new());
     for Listing { service, page } in listings {
         let Ok(page) = page else { continue };
         next.extend(page["next"].as_i64().map(|next| (service, next)));
         let all = page["dead_letters"].as_array().into_iter().flatten();
-        let of_kind = |it: &&Value| filter.kind.is_empty() || text(it, "kind") == filter.kind;
-        rows.extend(all.filter(of_kind).map(|letter| (&**service, letter)));
+        rows.extend(all.map(|letter| (&**service, letter)));
     }
     rows.sort_by(|a, b| text(a.1, "received_at").cmp(text(b.1, "received_at")));
     html! {
         form.letters method="post" action="/dead-letters/replay" {
             input type="hidden" name="service" value=(filter.service);
-            input type="hidden" name="topic" value=(filter.topic);
+            @for (name, value) in filter.fields() { input type="hidden" name=(name) value=(value); }
             (actions(filter, waiting, rows.len()))
             (common_causes(&rows))
             @if rows.is_empty() {
@@ -155,30 +240,27 @@ fn table(filter: &Filter, listings: &[Listing], waiting: i64) -> Markup {
                 } }
             }
             @for (service, next) in next {
-                p { a href={ "/dead-letters?service=" (service) "&state=" (filter.state) "&topic=" (filter.topic)
-                    "&kind=" (filter.kind) "&after=" (next) } { "Newer ones of " (service) } }
+                p { a href=(filter.next_page(service, next)) { "Newer ones of " (service) } }
             }
         }
     }
 }
 
-fn actions(filter: &Filter, waiting: i64, shown: usize) -> Markup {
-    let all = match (filter.service.is_empty(), filter.topic.is_empty()) {
-        (true, true) => "Replay all that wait".to_string(),
-        (false, true) => format!("Replay all of {}", filter.service),
-        (true, false) => format!("Replay all of {}", filter.topic),
-        (false, false) => format!("Replay all of {} at {}", filter.topic, filter.service),
-    };
+fn actions(filter: &Filter, waiting: &KnownSum, shown: usize) -> Markup {
+    let (sum, is_partial) = (waiting.sum.unwrap_or_default(), filter.is_partial());
+    let number = format::count(sum);
     html! {
         div.actions {
-            p { strong { (format::count(waiting as f64)) } " wait for an operator, " (shown) " shown" }
-            span {
+            p { strong { (waiting) } " wait for an operator" @if is_partial { " and match" } ", " (shown) " shown" }
+            @if filter.shows_waiting() { span {
                 label for="rate" { "At most" }
                 input #rate name="rate" type="number" min="1" max="200" value="20" required;
                 span { "a second" }
                 button type="submit" name="which" value="selected" { "Replay the selected" }
-                button.primary type="submit" name="which" value="all" disabled[waiting == 0] { (all) }
-            }
+                button.primary type="submit" name="which" value="all" disabled[sum < 1.0] {
+                    @if is_partial { "Replay the " (number) " that match" } @else { "Replay all " (number) " that wait" }
+                }
+            } }
         }
     }
 }
@@ -218,5 +300,32 @@ fn row(service: &str, letter: &Value) -> Markup {
             td { @if let Ok(since) = since { time datetime=(since.to_rfc3339()) { (format::time(since)) } } }
             td { span.state.is-warning[state == "waiting"] { (state) } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_has_the_filter_of_its_list_and_the_services_get_all_of_it() {
+        let pairs = [
+            ("service", "stock"),
+            ("state", "all"),
+            ("reason", "a & b"),
+            ("since", "2026-11-29T14:13"),
+            ("letter", "stock/7"),
+        ];
+        let filter = Filter::from_pairs(&pairs.map(|(a, b)| (a.to_string(), b.to_string())));
+        assert_eq!(filter.service, "stock");
+        let waiting = filter.waiting_after(Some(7));
+        let expected = "/dead-letters?limit=200&state=waiting&reason=a+%26+b\
+                        &since=2026-11-29T14%3A13%3A00%2B00%3A00&after=7";
+        assert_eq!(waiting.path(200).unwrap(), expected);
+        let next = "/dead-letters?service=stock&state=all&topic=&kind=&key=&reason=a+%26+b\
+                    &since=2026-11-29T14%3A13&until=&after=9";
+        assert_eq!(filter.next_page("stock", 9), next);
+        let wrong = Filter { until: "noon".to_string(), ..filter };
+        assert_eq!(wrong.path(1).unwrap_err(), "`noon` is no time.");
     }
 }

@@ -7,15 +7,15 @@ use axum::Form;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::list::Filter;
 use crate::app::App;
 use crate::jobs::JobReport;
 use crate::operators::Operator;
 use crate::pages::{self, Notice};
-use crate::services::{Port, ServiceError};
+use crate::services::{Port, ServiceError, WORK_TIMEOUT};
 
 const RATE_MAX: u32 = 200;
 
@@ -25,11 +25,10 @@ const PAGE_ROWS: usize = 200;
 /// Failures in a row, other than a refusal of the dead letter itself, after which the replay ends.
 const FAILURES_MAX: u32 = 5;
 
-/// What was asked for.
+/// What was asked for: those that a filter shows, or some of them.
 #[derive(Default)]
 struct Request {
-    service: String,
-    topic: String,
+    filter: Filter,
     rate: u32,
     selected: Vec<(String, i64)>,
     is_all: bool,
@@ -38,11 +37,9 @@ struct Request {
 impl Request {
     /// A form has one pair for each selected row, so it is read as pairs.
     fn from_pairs(pairs: Vec<(String, String)>) -> Request {
-        let mut request = Request::default();
+        let mut request = Request { filter: Filter::from_pairs(&pairs), ..Request::default() };
         for (name, value) in pairs {
             match &*name {
-                "service" => request.service = value,
-                "topic" => request.topic = value,
                 "rate" => request.rate = value.parse().unwrap_or(1),
                 "which" => request.is_all = value == "all",
                 "letter" => request.selected.extend(
@@ -71,7 +68,7 @@ pub async fn start(
         return pages::redirect(list, Notice::failed("No dead letter is selected."));
     }
     let title = match request.is_all {
-        true => format!("Replay of all that wait, {} a second", request.rate),
+        true => format!("Replay of what waits and matches, {} a second", request.rate),
         false => {
             format!("Replay of {} selected, {} a second", request.selected.len(), request.rate)
         }
@@ -80,7 +77,7 @@ pub async fn start(
     let started = jobs.jobs.start(title, move |report| async move {
         let mut replay = Replay::new(app, operator, request.rate, report);
         match request.is_all {
-            true => replay.all(&request.service, &request.topic).await?,
+            true => replay.all(&request.filter).await?,
             false => replay.selected(&request.selected).await?,
         }
         Ok(replay.summary())
@@ -124,15 +121,13 @@ impl Replay {
         Ok(())
     }
 
-    /// Every dead letter that waits, of one service or of all.
-    async fn all(&mut self, service: &str, topic: &str) -> Result<(), String> {
+    /// Every dead letter that waits and matches.
+    async fn all(&mut self, filter: &Filter) -> Result<(), String> {
         let names = self.app.services.names.clone();
-        for name in names.iter().filter(|name| service.is_empty() || *name == service) {
+        for name in names.iter().filter(|it| filter.service.is_empty() || **it == filter.service) {
             let mut after = Some(0);
-            while let Some(from) = after
-                && !self.report.is_stopping()
-            {
-                let (letters, next) = self.page(name, topic, from).await?;
+            while after.is_some() && !self.report.is_stopping() {
+                let (letters, next) = self.page(name, &filter.waiting_after(after)).await?;
                 self.selected(&letters).await?;
                 after = next;
             }
@@ -143,16 +138,12 @@ impl Replay {
     async fn page(
         &self,
         service: &str,
-        topic: &str,
-        after: i64,
+        filter: &Filter,
     ) -> Result<(Vec<(String, i64)>, Option<i64>), String> {
-        let topic = match topic {
-            "" => String::new(),
-            topic => format!("&topic={}", utf8_percent_encode(topic, NON_ALPHANUMERIC)),
-        };
-        let path = format!("/dead-letters?limit={PAGE_ROWS}&after={after}{topic}");
-        let page = self.app.services.get::<Value>(&self.operator, (service, Port::Admin), &path);
-        let page = page.await.map_err(|error| format!("{}; then: {error}", self.summary()))?;
+        let path = filter.path(PAGE_ROWS)?;
+        let place = (service, Port::Admin);
+        let page = self.app.services.get_within(WORK_TIMEOUT, &self.operator, place, &path).await;
+        let page: Value = page.map_err(|error| format!("{}; then: {error}", self.summary()))?;
         let rows = page["dead_letters"].as_array().into_iter().flatten();
         let ids = rows.filter_map(|row| row["dead_letter_id"].as_i64());
         Ok((ids.map(|id| (service.to_string(), id)).collect(), page["next"].as_i64()))

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::operators::Operator;
 use crate::pages::{self, Notice, PageError, Section};
 use crate::services::{Port, ServiceError};
+use crate::streams;
 
 pub use components::Launcher;
 pub use recent::RecentOrders;
@@ -51,7 +52,7 @@ async fn show(
         app.services.get::<Value>(&operator, ("order", Port::Api), "/items?limit=100").await;
     let components = components::panel(&app).await;
     let body = html! {
-        h1 { "Demo" }
+        div.title { h1 { "Demo" } (streams::state()) }
         p.lead.quiet { "Place orders, kill a component while they are under way, and start it again: every order ends, and nothing is lost." }
         div.columns.even {
             (order_panel(&items))

@@ -42,9 +42,9 @@ impl Samples {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The value of a metric without labels.
-    pub fn value(&self, name: &str) -> Option<f64> {
-        self.all(name).first().map(|sample| sample.value)
+    /// The largest value of a metric, whatever its labels are.
+    pub fn largest(&self, name: &str) -> Option<f64> {
+        self.all(name).iter().map(|sample| sample.value).reduce(f64::max)
     }
 }
 
@@ -95,8 +95,8 @@ mod tests {
         assert_eq!(lags.iter().map(|sample| sample.value).collect::<Vec<_>>(), [3.0, 4.5]);
         assert_eq!(lags[1].label("topic"), Some("c \"d\""));
         assert_eq!(lags[0].label("x"), None);
-        assert_eq!(samples.value("up"), Some(1.0));
-        assert_eq!(samples.value("other"), None);
+        assert_eq!((samples.largest("up"), samples.largest("lag")), (Some(1.0), Some(4.5)));
+        assert_eq!(samples.largest("other"), None);
         assert_eq!(samples.all("seconds_bucket")[0].label("le"), Some("+Inf"));
     }
 }

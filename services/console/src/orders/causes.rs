@@ -1,47 +1,95 @@
 //! Why the answer of a service is missing, as far as the metrics of all instances tell.
 
 use crate::format;
-use crate::metrics::snapshot::{InstanceState, Readiness, ServiceState, Snapshot};
+use crate::metrics::snapshot::{LAG_MARKED, ServiceState, Snapshot, bound_of_letters};
 
-/// From here on, the oldest event of an outbox waits for Kafka, and not for the next poll of the relay.
-const OUTBOX_SECONDS_MIN: f64 = 5.0;
-
-/// Everything that can keep the answer of `service` from the decider, the nearest cause first.
+/// Everything that can keep the answer of `service` from the decider, the nearest cause first: the way of the order to
+/// the service, the service, and the way of its answer back.
 pub fn find_causes(snapshot: &Snapshot, decider: &str, service: &str) -> Vec<String> {
     let find = |name: &str| snapshot.services.iter().find(|state| state.name == name);
     let (Some(state), Some(decider)) = (find(service), find(decider)) else { return Vec::new() };
-    let mut causes = Vec::new();
-    let is_ready = |instance: &InstanceState| instance.readiness == Readiness::Ready;
-    if !state.instances.iter().any(is_ready) {
-        causes.push(format!("no instance of {service} is ready"));
-    }
-    causes.extend(waiting_work(state));
-    causes.extend(waiting_work(decider));
-    causes
+    let unready = || Some(format!("no instance of {service} is ready"));
+    let causes = [
+        unready().filter(|_| !state.is_ready()),
+        pause(state),
+        events_for_kafka(decider),
+        unread(state, snapshot),
+        late_records(state),
+        events_for_kafka(state),
+        pause(decider),
+        unread(decider, snapshot),
+        late_records(decider),
+    ];
+    causes.into_iter().flatten().collect()
 }
 
-/// What waits in a service: events for Kafka, records for its consumer, dead letters for an operator.
-fn waiting_work(state: &ServiceState) -> Vec<String> {
-    let name = &state.name;
-    let mut found = Vec::new();
-    if let Some(by) = state.instances.iter().find_map(InstanceState::paused_by) {
-        found.push(format!("the consumer of {name} is paused by {by}"));
+/// The dead letters of a service. They are a cause for the orders whose events they are, and for no others.
+pub fn dead_letters(snapshot: &Snapshot, service: &str) -> Option<String> {
+    let state = snapshot.services.iter().find(|state| state.name == service)?;
+    let letters = state.dead_letters().filter(|letters| *letters >= 1.0)?;
+    let number = format!("{}{}", bound_of_letters([letters].into_iter()), format::count(letters));
+    Some(match letters {
+        1.0 => format!("1 dead letter of {service} waits for an operator"),
+        _ => format!("{number} dead letters of {service} wait for an operator"),
+    })
+}
+
+fn pause(state: &ServiceState) -> Option<String> {
+    Some(format!("the consumer of {} is paused by {}", state.name, state.paused_by()?))
+}
+
+fn events_for_kafka(state: &ServiceState) -> Option<String> {
+    let waits = format::span(state.kafka_wait()?);
+    Some(format!("the oldest event of {} has waited for Kafka for {waits}", state.name))
+}
+
+fn unread(state: &ServiceState, snapshot: &Snapshot) -> Option<String> {
+    state.partitions(snapshot.at).filter(|number| *number < 1.0)?;
+    Some(format!("no instance of {} reads a partition", state.name))
+}
+
+fn late_records(state: &ServiceState) -> Option<String> {
+    let lag = Some(state.lag()).filter(|lag| *lag >= LAG_MARKED)?;
+    Some(format!("{} has {} records to handle", state.name, format::count(lag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::exposition::Samples;
+    use crate::metrics::snapshot::{InstanceState, Readiness};
+
+    fn service(name: &str, metrics: &str) -> ServiceState {
+        let instance = InstanceState {
+            name: name.to_string(),
+            address: String::new(),
+            readiness: Readiness::Ready,
+            samples: Samples::parse(metrics, |_| true),
+        };
+        ServiceState { name: name.to_string(), instances: vec![instance] }
     }
-    if let Some(seconds) = state.outbox_age()
-        && seconds >= OUTBOX_SECONDS_MIN
-    {
-        let waits = format::span(seconds);
-        found.push(format!("the oldest event of {name} has waited for Kafka for {waits}"));
+
+    fn causes(order: &str, payment: &str) -> Vec<String> {
+        let services = vec![service("order", order), service("payment", payment)];
+        find_causes(&Snapshot { services, ..Snapshot::default() }, "order", "payment")
     }
-    let lag: f64 = state.lags().values().map(|(records, _)| records).sum();
-    if lag >= 1.0 {
-        found.push(format!("{name} has {} records to handle", format::count(lag)));
+
+    #[test]
+    fn the_nearest_cause_comes_first_and_neither_traffic_nor_another_dead_letter_is_one() {
+        let reads = "consumer_partitions{topic=\"a\"} 3\nconsumer_lag{topic=\"a\"} 6\n";
+        let letter = format!("{reads}dead_letters_waiting 1\n");
+        assert_eq!(causes(reads, &letter), [""; 0]);
+        let waits = format!("{reads}outbox_oldest_seconds 7\ndead_letters_waiting 1\n");
+        let unread = "consumer_partitions{topic=\"a\"} 0\nconsumer_lag{topic=\"a\"} 2400\n";
+        let expected = [
+            "the oldest event of order has waited for Kafka for 7.0 s",
+            "no instance of payment reads a partition",
+            "payment has 2,400 records to handle",
+        ];
+        assert_eq!(causes(&waits, unread), expected);
+        let paused = "consumer_paused{cause=\"operator\"} 0\n\
+                      consumer_paused{cause=\"circuit_breaker\"} 1\n";
+        let expected = "the consumer of payment is paused by its circuit breaker";
+        assert_eq!(causes(&waits, paused)[0], expected);
     }
-    if let Some(letters) = state.largest("dead_letters_waiting")
-        && letters >= 1.0
-    {
-        let letters = format::count(letters);
-        found.push(format!("{letters} dead letters of {name} wait for an operator"));
-    }
-    found
 }

@@ -18,6 +18,12 @@ use crate::services::{Port, ServiceError};
 /// An order that is younger is on its way.
 pub const STUCK_SECONDS_MIN: u32 = 2;
 
+/// An order that is older needs a look.
+pub const LATE_SECONDS_MIN: i64 = 60;
+
+/// Orders that are listed, at most.
+pub const LISTED_MAX: usize = 200;
+
 /// How old an answer is, at most, when it is asked for again.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -52,6 +58,19 @@ pub struct PendingOrder {
 }
 
 impl PendingOrders {
+    /// How long orders have been pending at least, if any is late.
+    pub fn late_seconds(&self) -> Option<i64> {
+        let late = self.by_age.iter().filter(|it| it.orders > 0).map(|it| it.older_than_seconds);
+        late.max().filter(|seconds| *seconds >= LATE_SECONDS_MIN)
+    }
+
+    /// The number of orders that wait for a service, as far as they are listed.
+    pub fn waiting_for(&self, service: &str) -> String {
+        let waits = |it: &&PendingOrder| it.waits_for.iter().any(|name| name == service);
+        let more = if self.orders.len() >= LISTED_MAX { "At least " } else { "" };
+        format!("{more}{}", self.orders.iter().filter(waits).count())
+    }
+
     /// Whether more orders may be pending than were counted: the oldest are.
     pub fn is_truncated(&self) -> bool {
         self.pending >= self.counted_at_most
@@ -105,7 +124,7 @@ impl PendingCache {
 /// # Errors
 /// In a sentence, why there is no answer.
 pub async fn read(app: &App, operator: &Operator) -> PendingAnswer {
-    let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit=200");
+    let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit={LISTED_MAX}");
     let ask = async {
         let answer = app.services.get(operator, (DECIDER, Port::Admin), &path).await;
         // A failure is kept like an answer: a service that is down is asked no more often.

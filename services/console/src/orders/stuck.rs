@@ -1,35 +1,26 @@
 //! What is stuck: the oldest pending orders, and why the answer that each waits for is missing.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderName;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::stream;
 use maud::{Markup, html};
-use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
-use super::pending::{self, AgeCount, PendingOrders, REFRESH_INTERVAL, STUCK_SECONDS_MIN, age};
+use super::pending::{
+    self, AgeCount, LISTED_MAX, PendingOrders, REFRESH_INTERVAL, STUCK_SECONDS_MIN, age,
+};
 use super::{DECIDER, causes};
 use crate::app::App;
-use crate::format;
 use crate::operators::Operator;
-
-/// How long one stream lasts.
-const STREAM_DURATION_MAX: Duration = Duration::from_secs(240);
-
-/// nginx buffers an answer unless it has this header.
-const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+use crate::{format, streams};
 
 /// The region that shows it, which a stream keeps current.
 pub async fn region(app: &App, operator: &Operator) -> Markup {
     html! {
         div data-stream="/orders/stuck/events" {
-            div.title { h2 { "Stuck" } span #stream-state .live role="status" { "as loaded" } }
+            div.title { h2 { "Stuck" } (streams::state()) }
             section #stuck aria-label="Stuck orders" { (render(app, operator).await) }
         }
     }
@@ -54,7 +45,9 @@ async fn render(app: &App, operator: &Operator) -> Markup {
         @if answer.orders.is_empty() {
             p.empty { "No order has been pending for longer than " (STUCK_SECONDS_MIN) " s." }
         } @else {
-            @for (service, causes) in &causes { (missing(service, counts[service], causes)) }
+            @for (service, causes) in &causes {
+                (missing(service, counts[service], causes, causes::dead_letters(&snapshot, service)))
+            }
             (table(&answer, &causes))
         }
     }
@@ -73,12 +66,20 @@ fn ages(answer: &PendingOrders) -> Markup {
 }
 
 /// Why the answers of a service are missing.
-fn missing(service: &str, orders: usize, causes: &[String]) -> Markup {
+fn missing(
+    service: &str,
+    orders: usize,
+    causes: &[String],
+    dead_letters: Option<String>,
+) -> Markup {
     html! {
         div.notice.waits {
             strong { (format::count(orders as f64)) " of these wait for " (service) }
-            @if causes.is_empty() { span { "Its instances are ready and nothing waits there: see one of the orders." } }
-            @else { ul { @for cause in causes { li { (cause) } } } }
+            @if causes.is_empty() && dead_letters.is_none() { span { "Its instances are ready and nothing waits there: see one of the orders." } }
+            @else { ul {
+                @for cause in causes { li { (cause) } }
+                @if let Some(letters) = dead_letters { li { (letters) ", perhaps of these orders" } }
+            } }
         }
     }
 }
@@ -104,31 +105,22 @@ fn table(answer: &PendingOrders, causes: &BTreeMap<&str, Vec<String>>) -> Markup
                 }
             } }
         } } }
-        @if answer.orders.len() >= 200 { p.quiet { "The oldest 200 are shown." } }
+        @if answer.orders.len() >= LISTED_MAX { p.quiet { "The oldest " (LISTED_MAX) " are shown." } }
     }
 }
 
 /// A message when the region has changed.
 pub async fn follow(State(app): State<App>, operator: Operator) -> Response {
-    let deadline = Instant::now() + STREAM_DURATION_MAX;
-    let first = (app, operator, String::new());
-    let events = stream::unfold(first, move |(app, operator, sent)| async move {
-        let mut stopping = app.stopping.clone();
+    let first = (app.clone(), operator, String::new());
+    let events = stream::unfold(first, |(app, operator, sent)| async move {
         loop {
             let markup = render(&app, &operator).await.into_string();
             if markup != sent {
-                let message = json!({"region": "stuck", "markup": markup}).to_string();
-                let event = Event::default().data(message);
-                return Some((Ok::<_, Infallible>(event), (app, operator, markup)));
+                let message = streams::replace_region("stuck", &markup);
+                return Some((message, (app, operator, markup)));
             }
-            tokio::select! {
-                () = sleep(REFRESH_INTERVAL) => {}
-                () = stopping.wait() => return None,
-            }
-            if Instant::now() > deadline {
-                return None;
-            }
+            sleep(REFRESH_INTERVAL).await;
         }
     });
-    ([UNBUFFERED], Sse::new(events).keep_alive(KeepAlive::new())).into_response()
+    streams::respond(&app, events)
 }

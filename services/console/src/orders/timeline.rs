@@ -111,7 +111,9 @@ pub async fn read(app: &App, operator: &Operator, key: &str) -> Timeline {
     let mut timeline = Timeline { steps: Vec::new(), silent: BTreeMap::new() };
     let path = format!("/published-events?key={key}");
     let mut subscribers = Vec::new();
-    for (service, answer) in ask_all::<PublishedEvents>(app, operator, &path).await {
+    for (service, answer) in
+        ask_all::<PublishedEvents>(app, operator, &path, &BTreeMap::new()).await
+    {
         match answer {
             Err(error) => drop(timeline.silent.insert(service, error.to_string())),
             Ok(PublishedEvents { events }) => {
@@ -137,7 +139,9 @@ pub async fn read(app: &App, operator: &Operator, key: &str) -> Timeline {
     let ids = timeline.steps.iter().map(|step| format!("event_id={}", step.event_id));
     let path = format!("/handled-events?{}", ids.collect::<Vec<_>>().join("&"));
     let mut handled = HashMap::new();
-    for (service, answer) in ask_all::<HandledEvents>(app, operator, &path).await {
+    // A service that was silent once is not waited for again.
+    let answers = ask_all::<HandledEvents>(app, operator, &path, &timeline.silent).await;
+    for (service, answer) in answers {
         match answer {
             Err(error) => drop(timeline.silent.insert(service, error.to_string())),
             Ok(HandledEvents { events }) => {
@@ -166,8 +170,9 @@ async fn ask_all<T: serde::de::DeserializeOwned>(
     app: &App,
     operator: &Operator,
     path: &str,
+    silent: &BTreeMap<String, String>,
 ) -> Answers<T> {
-    let names = app.services.names.iter();
+    let names = app.services.names.iter().filter(|name| !silent.contains_key(*name));
     join_all(names.map(async |name| {
         (name.clone(), app.services.get(operator, (name, Port::Admin), path).await)
     }))

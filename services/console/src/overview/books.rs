@@ -12,10 +12,12 @@ use serde_json::Value;
 use crate::app::App;
 use crate::metrics::window::Bucket;
 use crate::operators::Operator;
-use crate::services::Port;
+use crate::services::{Port, WORK_TIMEOUT};
 
-/// How old the books may be before they are asked for again.
+/// How old the books may be before they are asked for again, and if a service gave none. A service computes its books
+/// once a minute, however often they are asked for.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The books of all services, as of one moment.
 #[derive(Clone, Debug, Default)]
@@ -65,12 +67,15 @@ impl BooksCache {
     /// Asks for the books if they are old, in the background and with the operator's token.
     pub fn refresh(&self, app: &App, operator: &Operator) {
         let mut cached = self.0.lock();
-        let is_young = cached.asked_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL);
+        let is_complete = cached.books.services.iter().all(|(_, sums)| sums.is_ok());
+        let interval = if is_complete { REFRESH_INTERVAL } else { RETRY_INTERVAL };
+        let is_young = cached.asked_at.is_some_and(|at| at.elapsed() < interval);
         let must_be_current = std::mem::take(&mut cached.is_outdated);
         if is_young && !must_be_current {
             return;
         }
-        cached.asked_at = Some(Instant::now());
+        let asked_at = Some(Instant::now());
+        cached.asked_at = asked_at;
         let (app, operator) = (app.clone(), operator.clone());
         tokio::spawn(async move {
             let counted = app.snapshot.borrow().window.total.clone();
@@ -78,7 +83,11 @@ impl BooksCache {
                 app.services.names.iter().map(|name| read(&app, &operator, name, must_be_current)),
             );
             let books = Books { at: Some(Utc::now()), services: services.await, counted };
-            app.books.0.lock().books = Arc::new(books);
+            let mut cached = app.books.0.lock();
+            // A later question has a newer answer.
+            if cached.asked_at == asked_at {
+                cached.books = Arc::new(books);
+            }
         });
     }
 }
@@ -92,7 +101,7 @@ async fn read(
     let place = (service, Port::Admin);
     let books: Result<Value, _> = match must_be_current {
         true => app.services.get_current(operator, place, "/books").await,
-        false => app.services.get(operator, place, "/books").await,
+        false => app.services.get_within(WORK_TIMEOUT, operator, place, "/books").await,
     };
     (service.to_string(), books.map_err(|error| error.to_string()))
 }

@@ -3,15 +3,12 @@
 use maud::{Markup, html};
 
 use crate::format;
-use crate::metrics::snapshot::Snapshot;
+use crate::metrics::snapshot::{ServiceState, Snapshot, bound_of_letters};
 use crate::orders::pending::PendingOrders;
 use crate::overview::books::Books;
 
 /// The seconds over which rates are taken.
 const RATE_SECONDS: i64 = 60;
-
-/// The outbox and the dead letters that need a look.
-const OUTBOX_SECONDS_MAX: f64 = 30.0;
 
 struct Headline {
     name: &'static str,
@@ -21,17 +18,9 @@ struct Headline {
     link: Option<&'static str>,
 }
 
-pub fn render(
-    snapshot: &Snapshot,
-    books: &Books,
-    pending: Option<&Result<PendingOrders, String>>,
-) -> Markup {
-    // The count is exact while it is small, and the books are a minute old.
-    let counted = pending.and_then(|it| it.as_ref().ok()).filter(|it| !it.is_truncated());
-    let pending = counted.map(|it| it.pending as f64);
-    let pending = pending.or_else(|| books.pending(&snapshot.window.total));
+pub fn render(snapshot: &Snapshot, books: &Books, pending: Option<&PendingOrders>) -> Markup {
     html! {
-        @for Headline { name, value, hint, is_bad, link } in headlines(snapshot, pending) {
+        @for Headline { name, value, hint, is_bad, link } in headlines(snapshot, books, pending) {
             div.figure.is-bad[is_bad] {
                 span.name { (name) }
                 @if let Some(path) = link { a.value href=(path) { (value) } }
@@ -42,7 +31,7 @@ pub fn render(
     }
 }
 
-fn headlines(snapshot: &Snapshot, pending: Option<f64>) -> [Headline; 6] {
+fn headlines(snapshot: &Snapshot, books: &Books, pending: Option<&PendingOrders>) -> [Headline; 6] {
     let (recent, seconds) = snapshot.window.recent(RATE_SECONDS, snapshot.at);
     let a_minute = |number: f64| format::rate(number * 60.0 / seconds as f64);
     let median = recent.decision_quantile(0.5).map_or("–".to_string(), format::span);
@@ -65,27 +54,31 @@ fn headlines(snapshot: &Snapshot, pending: Option<f64>) -> [Headline; 6] {
         figure("Confirmed", a_minute(recent.confirmed), "orders a minute"),
         figure("Cancelled", a_minute(recent.cancelled), &share(recent.cancelled)),
         Headline { hint: slow, ..figure("Decided in", median, "") },
-        figure("Pending", pending.map_or("–".to_string(), format::count), "orders not decided"),
-        attention(snapshot),
+        Headline {
+            is_bad: pending.is_some_and(|it| it.late_seconds().is_some()),
+            ..figure("Pending", pending_count(snapshot, books, pending), "orders not decided")
+        },
+        dead_letters(snapshot),
     ]
 }
 
-/// The dead letters that wait, or what else needs a look.
-fn attention(snapshot: &Snapshot) -> Headline {
-    let waiting = snapshot.services.iter().filter_map(|it| it.largest("dead_letters_waiting"));
-    let waiting: f64 = waiting.sum();
-    let outbox = snapshot.services.iter().filter_map(|it| it.outbox_age());
-    let outbox = outbox.fold(0.0, f64::max);
-    let is_late = outbox > OUTBOX_SECONDS_MAX;
-    let hint = match is_late {
-        true => format!("and an outbox is {} old", format::span(outbox)),
-        false => "wait for an operator".to_string(),
-    };
+/// The orders that are not decided. The order service counts them up to a bound, and its books are a minute old.
+fn pending_count(snapshot: &Snapshot, books: &Books, pending: Option<&PendingOrders>) -> String {
+    let Some(pending) = pending else { return "unknown".to_string() };
+    match books.pending(&snapshot.window.total).filter(|_| pending.is_truncated()) {
+        Some(booked) => format::count(booked),
+        None => pending.count(pending.pending),
+    }
+}
+
+fn dead_letters(snapshot: &Snapshot) -> Headline {
+    let waiting = snapshot.dead_letters();
+    let bound = bound_of_letters(snapshot.services.iter().filter_map(ServiceState::dead_letters));
     Headline {
         name: "Dead letters",
-        value: format::count(waiting),
-        hint,
-        is_bad: waiting > 0.0 || is_late,
+        value: format!("{bound}{waiting}"),
+        hint: "wait for an operator".to_string(),
+        is_bad: waiting.sum > Some(0.0),
         link: Some("/dead-letters"),
     }
 }

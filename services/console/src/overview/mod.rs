@@ -11,31 +11,23 @@ mod sales_charts;
 mod summary;
 mod tables;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::response::sse::Event;
 use axum::routing::get;
 use futures::stream;
 use maud::html;
-use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant, timeout_at};
 
-use crate::app::{App, Stopping};
+use crate::app::App;
 use crate::operators::Operator;
 use crate::overview::regions::{REGIONS, Rendered, SPOKEN_REGION};
 use crate::pages::{self, Section};
-
-/// How long one stream lasts; the browser then opens another. The server closes older connections anyway.
-const STREAM_DURATION_MAX: Duration = Duration::from_secs(240);
-
-/// nginx buffers an answer unless it has this header.
-const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+use crate::streams;
 
 pub fn router() -> Router<App> {
     Router::new().route("/", get(show)).route("/overview/events", get(follow))
@@ -49,7 +41,7 @@ async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) ->
     let body = html! {
         div.title {
             h1 { "Overview" }
-            span #stream-state .live role="status" { "as loaded" }
+            (streams::state())
         }
         div.overview data-stream="/overview/events" {
             @for region in REGIONS {
@@ -68,47 +60,33 @@ struct RegionStream {
     app: App,
     operator: Operator,
     rendered: watch::Receiver<Arc<Rendered>>,
-    stopping: Stopping,
     /// The version of the regions that were sent.
     sent: u64,
     ready: Vec<Event>,
-    deadline: Instant,
 }
 
 /// A message for each region that changed.
 async fn follow(State(app): State<App>, operator: Operator) -> Response {
-    let stream = RegionStream {
-        rendered: app.rendered.subscribe(),
-        stopping: app.stopping.clone(),
-        operator,
-        app,
-        sent: 0,
-        ready: Vec::new(),
-        deadline: Instant::now() + STREAM_DURATION_MAX,
-    };
+    let rendered = app.rendered.subscribe();
+    let stream = RegionStream { app: app.clone(), operator, rendered, sent: 0, ready: Vec::new() };
     let events = stream::unfold(stream, |mut stream| async move {
         let event = stream.next().await?;
-        Some((Ok::<_, Infallible>(event), stream))
+        Some((event, stream))
     });
-    ([UNBUFFERED], Sse::new(events).keep_alive(KeepAlive::new())).into_response()
+    streams::respond(&app, events)
 }
 
 impl RegionStream {
     async fn next(&mut self) -> Option<Event> {
         while self.ready.is_empty() {
-            let changed = tokio::select! {
-                changed = timeout_at(self.deadline, self.rendered.changed()) => changed,
-                () = self.stopping.wait() => return None,
-            };
-            changed.ok()?.ok()?;
+            self.rendered.changed().await.ok()?;
             self.app.books.refresh(&self.app, &self.operator);
             self.app.pending.refresh(&self.app, &self.operator);
             self.app.insights.refresh(&self.app, &self.operator);
             let rendered = self.rendered.borrow_and_update().clone();
-            let message = |(region, markup): (&str, &str)| {
-                Event::default().data(json!({"region": region, "markup": markup}).to_string())
-            };
-            self.ready = rendered.changed_since(self.sent).map(message).collect();
+            let changed = rendered.changed_since(self.sent);
+            self.ready =
+                changed.map(|(region, markup)| streams::replace_region(region, markup)).collect();
             self.ready.reverse();
             self.sent = rendered.version;
         }

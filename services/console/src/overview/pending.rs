@@ -3,10 +3,9 @@
 use maud::{Markup, html};
 
 use crate::format;
-use crate::orders::pending::{PendingOrders, age};
+use crate::orders::pending::{LATE_SECONDS_MIN, PendingOrders, age};
 
-/// Orders that are pending for so long need a look, or worse.
-const WARNING_SECONDS: i64 = 60;
+/// Orders that are pending for so long are in trouble.
 const BAD_SECONDS: i64 = 600;
 
 /// The orders of one age.
@@ -60,7 +59,7 @@ fn bars(pending: &PendingOrders) -> Markup {
     html! {
         dl.by-age { @for AgeRange { name, orders, seconds } in &ranges {
             @let is_bad = *orders > 0 && *seconds >= BAD_SECONDS;
-            @let is_warning = *orders > 0 && *seconds >= WARNING_SECONDS && !is_bad;
+            @let is_warning = *orders > 0 && *seconds >= LATE_SECONDS_MIN && !is_bad;
             div.is-warning[is_warning].is-bad[is_bad] {
                 dt { (name) }
                 dd { @if *seconds == 0 && pending.is_truncated() { "at least " } (format::count(*orders as f64)) }

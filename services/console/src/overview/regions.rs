@@ -62,12 +62,13 @@ impl Rendered {
 pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
     let (books, pending) = (app.books.present(), app.pending.present());
     let pending = pending.as_deref();
+    let known = pending.and_then(|answer| answer.as_ref().ok());
     let sums = app.insights.present();
     let sums = sums.as_deref();
     let version = before.version + 1;
     let markup = |id: &str| match id {
-        SPOKEN_REGION => summary::render(snapshot),
-        "figures" => headlines::render(snapshot, &books, pending),
+        SPOKEN_REGION => summary::render(snapshot, known),
+        "figures" => headlines::render(snapshot, &books, known),
         "orders-chart" => charts::orders(snapshot),
         "decisions-chart" => charts::decisions(snapshot),
         "revenue-chart" => sales_charts::revenue(sums),
@@ -76,7 +77,7 @@ pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
         "durations-chart" => sales_charts::durations(sums),
         "pending" => pending::render(pending),
         "instances" => tables::instances(snapshot),
-        "lag" => tables::lag(snapshot),
+        "lag" => tables::lag(snapshot, known),
         "outboxes" => tables::outboxes(snapshot),
         _ => tables::books(&books),
     };

@@ -4,12 +4,9 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use crate::format;
-use crate::metrics::snapshot::{InstanceState, Readiness, Snapshot};
+use crate::metrics::snapshot::{InstanceState, LAG_MARKED, Readiness, Snapshot, bound_of_letters};
+use crate::orders::pending::PendingOrders;
 use crate::overview::books::Books;
-
-/// From here on, a waiting event and a lag are marked.
-const OUTBOX_SECONDS_MARKED: f64 = 30.0;
-const LAG_MARKED: f64 = 1_000.0;
 
 /// Each instance of each service.
 pub fn instances(snapshot: &Snapshot) -> Markup {
@@ -30,17 +27,16 @@ pub fn instances(snapshot: &Snapshot) -> Markup {
 }
 
 fn instance_row(snapshot: &Snapshot, instance: &InstanceState) -> Markup {
-    let samples = &instance.samples;
-    let partitions: f64 = samples.all("consumer_partitions").iter().map(|it| it.value).sum();
+    let partitions = instance.partitions(snapshot.at);
     let is_down = matches!(instance.readiness, Readiness::Down(_));
     let up = instance.started_at().map(|at| format::ago(at, snapshot.at));
     html! {
         tr {
             th scope="row" { (instance.name) }
             td { (readiness(&instance.readiness)) }
-            td { @if is_down { "–" } @else if instance.relays() { span.state.is-good { "active" } } @else { "standby" } }
-            td { @if is_down { "–" } @else if let Some(by) = instance.paused_by() { span.state.is-bad { "paused" } " " span.quiet { "by " (by) } } @else { "reading" } }
-            td.number { @if is_down { "–" } @else { (format::count(partitions)) } }
+            td { @if is_down { "–" } @else if instance.kafka_wait().is_some() { span.state.is-warning { "waits for Kafka" } } @else if instance.relays() { span.state.is-good { "active" } } @else { "standby" } }
+            td { @if is_down { "–" } @else if let Some(by) = instance.paused_by() { span.state.is-bad { "paused" } " " span.quiet { "by " (by) } } @else if partitions.is_some_and(|it| it < 1.0) { span.state.is-warning { "no partition" } } @else { "reading" } }
+            td.number { @if is_down { "–" } @else { (partitions.map_or("–".to_string(), format::count)) } }
             td { (instance.version().unwrap_or("–")) }
             td.number { (up.as_deref().unwrap_or("–")) }
             td.quiet { (instance.address) }
@@ -58,23 +54,31 @@ fn readiness(readiness: &Readiness) -> Markup {
     }
 }
 
-/// The records that each consumer group has not handled, by topic.
-pub fn lag(snapshot: &Snapshot) -> Markup {
+/// The records that each consumer group has not handled, by topic. The services report them, so the lag of a service
+/// that is down is unknown, and the pending orders tell what waits for it.
+pub fn lag(snapshot: &Snapshot, pending: Option<&PendingOrders>) -> Markup {
     html! {
         h2 { "Lag by group and topic" span.legend { "records that are not handled yet" } }
         div.groups { @for service in &snapshot.services { div {
+            @let lag = service.lag();
             @let lags = service.lags();
-            @let all: f64 = lags.values().map(|(records, _)| records).sum();
             h3 { (service.name) " "
-                @if lags.is_empty() { span.state.is-warning { "unknown" } }
-                @else if all >= LAG_MARKED { span.state.is-bad { (format::count(all)) " behind" } }
-                @else if all > 0.0 { span.state { (format::count(all)) " behind" } }
+                @if lag >= LAG_MARKED { span.state.is-bad { (format::count(lag)) " behind" } }
+                @else if !service.reads_all() { span.state.is-warning { "unknown" } }
+                @else if lag > 0.0 { span.state { (format::count(lag)) " behind" } }
                 @else { span.state.is-good { "caught up" } }
             }
-            @if lags.is_empty() { p.quiet { @if service.reports() { "No partition is assigned yet." } @else { "No instance reports." } } }
+            @if lags.is_empty() { p.quiet {
+                @if service.reports() { "No partition is assigned yet." } @else { "No instance reports." }
+                @if let Some(pending) = pending {
+                    " " (pending.waiting_for(&service.name)) " pending orders wait for it."
+                }
+            } }
             dl { @for (topic, (records, partitions)) in &lags {
                 dt { (topic) @if *partitions < 1.0 { " " span.state.is-warning { "not read" } } }
-                dd { span.is-marked[*records >= LAG_MARKED] { (format::count(*records)) } }
+                dd { span.is-marked[*records >= LAG_MARKED] {
+                    @if *partitions < 1.0 { "unknown" } @else { (format::count(*records)) }
+                } }
             } }
         } } }
     }
@@ -91,18 +95,18 @@ pub fn outboxes(snapshot: &Snapshot) -> Markup {
             tbody {
                 @for service in &snapshot.services {
                     @let oldest = service.outbox_age();
-                    @let letters = service.largest("dead_letters_waiting");
+                    @let letters = service.dead_letters();
                     // The gauge begins with the first event that waits.
                     @let deferred = service.sum("consumer_events_deferred").or(service.reports().then_some(0.0));
                     tr {
                         th scope="row" { (service.name) }
-                        td.number { span.is-marked[oldest.is_some_and(|it| it > OUTBOX_SECONDS_MARKED)] {
+                        td.number { span.is-marked[service.kafka_wait().is_some()] {
                             (oldest.map_or("–".to_string(), |it| if it == 0.0 { "empty".to_string() } else { format::span(it) }))
                         } }
                         td.number { (deferred.map_or("–".to_string(), format::count)) }
                         td.number {
                             @match letters {
-                                Some(number) if number > 0.0 => a.is-marked href={ "/dead-letters?service=" (service.name) } { (format::count(number)) },
+                                Some(number) if number > 0.0 => a.is-marked href={ "/dead-letters?service=" (service.name) } { (bound_of_letters(letters.into_iter())) (format::count(number)) },
                                 Some(_) => "0",
                                 None => "–",
                             }
@@ -147,7 +151,9 @@ fn flat_sums(sums: &Value) -> Vec<(String, String)> {
         match value {
             Value::Number(_) => found.push((readable(name), number(name, value))),
             Value::Object(fields) => {
-                found.extend(fields.iter().map(|(field, value)| {
+                // The figures have the orders that are pending now, and these sums may be a minute old.
+                let fields = fields.iter().filter(|(field, _)| *field != "pending");
+                found.extend(fields.map(|(field, value)| {
                     (format!("{} {}", readable(name), readable(field)), number(field, value))
                 }));
             }
@@ -188,12 +194,12 @@ mod tests {
 
     #[test]
     fn the_sums_of_the_books_have_names_and_units() {
-        let sums = json!({"orders": {"pending": 1234}, "taken_cents": 3_800_370, "balanced": true,
+        let sums = json!({"orders": {"pending": 6, "confirmed": 1234}, "taken_cents": 3_800_370, "balanced": true,
             "written_off": [{"unit": "units", "amount": 2}]});
         let found = flat_sums(&sums);
         let found: Vec<(&str, &str)> = found.iter().map(|(a, b)| (&**a, &**b)).collect();
         let expected = [
-            ("orders pending", "1,234"),
+            ("orders confirmed", "1,234"),
             ("taken amount", "38,003.70"),
             ("written off, units", "2"),
         ];

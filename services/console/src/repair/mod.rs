@@ -7,17 +7,17 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Form, Router};
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::format;
 use crate::jobs::JobReport;
 use crate::operators::Operator;
 use crate::pages::{self, Notice, PageError, Section};
 use crate::services::Port;
+use crate::{format, streams};
 
 /// The service with a copy of another service's items, which can be rebuilt.
 const REBUILT_SERVICE: &str = "order";
@@ -37,7 +37,7 @@ async fn show(
 ) -> Result<Response, PageError> {
     let consumers = consumers::read_all(&app, &operator).await;
     let body = html! {
-        h1 { "Repair" }
+        div.title { h1 { "Repair" } (streams::state()) }
         (app.jobs.live_region())
         div.columns.even {
             (consumers::panel(&consumers))
@@ -95,9 +95,9 @@ async fn republish(
 ) -> Response {
     let since = match &*form.since {
         "" => None,
-        text => match text.parse::<NaiveDateTime>().or_else(|_| format!("{text}:00").parse()) {
-            Ok(since) => Some(since.and_utc()),
-            Err(_) => return pages::redirect("/repair", Notice::failed("This is no time.")),
+        text => match format::parse_time(text) {
+            Some(since) => Some(since),
+            None => return pages::redirect("/repair", Notice::failed("This is no time.")),
         },
     };
     let names = app.services.names.iter();
