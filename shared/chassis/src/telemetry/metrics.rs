@@ -67,7 +67,7 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 10] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     (
         refusals::COUNTER,
         "Times that another system refused this service, by system and kind: its password or its rights.",
