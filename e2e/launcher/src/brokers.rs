@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::class_archives::class_archive_mode;
-use crate::directories::create_public_directory;
+use crate::directories::create_closed_directory;
 use crate::java::java_options;
 use crate::kafka_config;
 use crate::ports;
@@ -95,7 +95,7 @@ impl<'a> Brokers<'a> {
         let ports = &broker.with_context(|| format!("there is no broker {node}"))?.ports;
         let artifacts = self.stack.artifacts().await?;
         let process = self.process(node);
-        create_public_directory(&process.home)?;
+        create_closed_directory(&process.home)?;
         provision::provision_java(&process.home)?;
         let stack_state = self.stack.state()?;
         let config =

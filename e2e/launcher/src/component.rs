@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use crate::artifacts::Artifacts;
 use crate::class_archives::class_archive_mode;
 use crate::connect_worker;
-use crate::directories::{create_public_directory, lock_file, programs_directory};
+use crate::directories::{
+    create_closed_directory, create_public_directory, lock_file, programs_directory,
+};
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
 use crate::jaeger::Jaeger;
@@ -180,7 +182,11 @@ impl Stack {
             self.process(component)
         })
         .await?;
-        create_public_directory(&process.home)?;
+        match component {
+            // A database runs as another user if this one is root.
+            Component::Database(_) => create_public_directory(&process.home)?,
+            _ => create_closed_directory(&process.home)?,
+        }
         let launch = match component {
             Component::Database(service) => {
                 let artifacts = self.artifacts().await?;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -160,6 +160,24 @@ pub fn create_public_directory(path: &Path) -> Result<()> {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
+}
+
+/// Creates a directory that no other user may enter, in directories that every user may.
+///
+/// # Errors
+/// If a directory cannot be created, or belongs to another user.
+pub fn create_closed_directory(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        create_public_directory(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        // Earlier versions of the launcher created public ones.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        }
+        created => created,
+    }
+    .with_context(|| path.display().to_string())
 }
 
 /// Whether this process runs as root.

@@ -3,16 +3,17 @@
 //! and a launcher may crash.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::compose::Compose;
-use crate::directories::{create_public_directory, remove_directory};
+use crate::directories::{create_closed_directory, remove_directory};
 use crate::exit_journal::{self, Exit, ExitCause};
 use crate::ports::Ports;
 use crate::process::Process;
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, write_private};
 use crate::stack_state::StackState;
 use crate::topology::{Component, StackDescription};
 
@@ -149,8 +150,8 @@ impl Stack {
     /// Creates the stack on these ports, unless it exists.
     pub(crate) fn create(&self, ports: Ports) -> Result<()> {
         ensure!(self.compose.is_none(), "docker-compose.yml defines this stack");
-        for directory in ["", "run", "log"] {
-            create_public_directory(&self.directory().join(directory)).with_context(|| {
+        for directory in ["run", "log"] {
+            create_closed_directory(&self.directory().join(directory)).with_context(|| {
                 format!("cannot create {} (HOLDFAST_STATE moves it)", self.directory().display())
             })?;
         }
@@ -183,13 +184,13 @@ impl Stack {
         &self,
         stack_state: impl FnOnce(Result<StackState>) -> Result<StackState>,
     ) -> Result<()> {
-        let lock = File::create(self.directory().join("state.lock"))?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let lock = options.open(self.directory().join("state.lock"))?;
         lock.lock()?;
         let stack_state = stack_state(self.state())?;
-        let fresh = self.directory().join("state.json.new");
-        fs::write(&fresh, serde_json::to_vec_pretty(&stack_state)?)?;
-        fs::rename(fresh, self.directory().join("state.json"))?;
-        Ok(())
+        let text = serde_json::to_vec_pretty(&stack_state)?;
+        Ok(write_private(&self.directory().join("state.json"), &text)?)
     }
 }
 

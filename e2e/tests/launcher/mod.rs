@@ -2,6 +2,7 @@
 //! data that the components have acknowledged survives SIGKILL. Each test has a stack of its own.
 
 mod leftovers;
+mod private_files;
 mod program;
 
 use std::process::Command;
