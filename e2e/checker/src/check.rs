@@ -209,7 +209,7 @@ impl TopicsSnapshot {
         self.missing.remove(&position);
         let reason = match Envelope::read(message) {
             Err(reason) => reason,
-            Ok(envelope) => match schemas.get(envelope.schema_id)? {
+            Ok(envelope) => match schemas.of_record(position.topic, &envelope)? {
                 None => format!("the registry has no schema {}", envelope.schema_id),
                 Some(schema) => match schema.read_fields(envelope.body) {
                     Err(reason) => reason,

@@ -2,7 +2,7 @@
 
 use chassis::admin::republish;
 use chassis::event::Topic;
-use chassis::event::avro::unframe;
+use chassis::event::avro::{Codec, unframe};
 use chrono::{DateTime, Utc};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, Message};
@@ -65,8 +65,14 @@ impl<'a> Envelope<'a> {
     }
 
     /// What is wrong with the key, the headers and the append time of a record whose event has this
-    /// key and was decided at this time.
-    pub fn faults(&self, topic: &Topic, key: &str, occurred_at: DateTime<Utc>) -> Vec<String> {
+    /// key, was decided at this time and was written with this schema.
+    pub fn faults(
+        &self,
+        topic: &Topic,
+        key: &str,
+        occurred_at: DateTime<Utc>,
+        schema: &Codec,
+    ) -> Vec<String> {
         let mut faults = Vec::new();
         let mut must = |holds: bool, fault: String| {
             if !holds {
@@ -84,6 +90,10 @@ impl<'a> Envelope<'a> {
             let is = self.header(name);
             must(is == Some(value), format!("{name} is {is:?}, not {value}"));
         }
+        // Older versions of a service write none.
+        let named = self.header("ce_dataschema");
+        let is_named = named.is_none_or(|named| named == schema.dataschema);
+        must(is_named, format!("ce_dataschema is {named:?}, not {}", schema.dataschema));
         let time = self.header("ce_time");
         let time = time.and_then(|time| time.parse::<DateTime<Utc>>().ok());
         must(time == Some(occurred_at), format!("ce_time is {time:?}, not {occurred_at}"));

@@ -9,10 +9,12 @@ use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
+use chassis::event::Topic;
 use chassis::event::avro::{Codec, Fingerprint};
 use serde_json::Value as Json;
 use tokio::runtime::Handle;
 
+use crate::envelope::Envelope;
 use crate::http;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -70,6 +72,8 @@ pub struct WriterSchemas {
     handle: Handle,
     /// By id; `None` where the registry has none.
     by_id: HashMap<u32, Option<WriterSchema>>,
+    /// Those of topics, as they are declared.
+    declared: HashMap<&'static str, WriterSchema>,
 }
 
 impl WriterSchemas {
@@ -84,12 +88,35 @@ impl WriterSchemas {
     pub fn new(registry: &str, ca: Option<&Path>) -> Result<WriterSchemas> {
         let http = http::client_builder(ca)?.timeout(REQUEST_TIMEOUT).build()?;
         let (registry, handle) = (registry.to_string(), Handle::current());
-        Ok(WriterSchemas { registry, http, handle, by_id: HashMap::new() })
+        let (by_id, declared) = (HashMap::new(), HashMap::new());
+        Ok(WriterSchemas { registry, http, handle, by_id, declared })
     }
 
     /// Adds a schema that need not be fetched; `None` if the registry has none with this id.
     pub fn insert(&mut self, id: u32, schema: Option<WriterSchema>) {
         self.by_id.insert(id, schema);
+    }
+
+    /// The schema of a record: that of its id, or that of its topic if the record names it and the registry
+    /// has another one under the id. `None` if there is none. Blocks while it is fetched.
+    ///
+    /// # Errors
+    /// If the registry does not respond, or its response is no schema.
+    pub fn of_record(
+        &mut self,
+        topic: &'static Topic,
+        envelope: &Envelope<'_>,
+    ) -> Result<Option<&WriterSchema>> {
+        let id = envelope.schema_id;
+        let Some(named) = envelope.header("ce_dataschema") else { return self.get(id) };
+        let is_named = |schema: &WriterSchema| schema.codec.dataschema == named;
+        if named != topic.codec().dataschema || self.get(id)?.is_some_and(is_named) {
+            return self.get(id);
+        }
+        if !self.declared.contains_key(topic.name) {
+            self.declared.insert(topic.name, WriterSchema::new(topic.schema)?);
+        }
+        Ok(self.declared.get(topic.name))
     }
 
     /// The schema with an id; `None` if the registry has none. Blocks while it is fetched.

@@ -10,5 +10,6 @@ pub mod links;
 pub mod log_truncation;
 pub mod nginx;
 pub mod registry_gateway;
+pub mod registry_loss;
 pub mod skewed_clock;
 pub mod transactional_producer;

@@ -117,7 +117,7 @@ impl TopicReader {
             Ok(envelope) => envelope,
             Err(reason) => return Ok(Err(reason)),
         };
-        let Some(writer) = self.schemas.get(envelope.schema_id)? else {
+        let Some(writer) = self.schemas.of_record(position.topic, &envelope)? else {
             return Ok(Err(format!("the registry has no schema {}", envelope.schema_id)));
         };
         let (body, key) = (envelope.body, envelope.key.unwrap_or_default());
@@ -125,7 +125,8 @@ impl TopicReader {
             Ok(decoded) => decoded,
             Err(reason) => return Ok(Err(reason)),
         };
-        let faults = envelope.faults(position.topic, &decoded.key, decoded.occurred_at);
+        let faults =
+            envelope.faults(position.topic, &decoded.key, decoded.occurred_at, writer.codec());
         self.snapshot.envelope_faults.extend(faults.into_iter().map(|fault| (position, fault)));
         let republished = envelope.is_republished(&decoded.key);
         self.snapshot.republished += u64::from(republished);

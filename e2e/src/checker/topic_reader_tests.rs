@@ -178,6 +178,13 @@ fn each_header_that_is_wrong_or_missing_is_a_fault_of_the_envelope() {
                 assert_eq!(findings_of(&[wrong]), ["I12 envelope"], "{name}");
             }
         }
+        let own = &topic.codec().dataschema;
+        assert_eq!(
+            findings_of(&[TestRecord::valid(topic).with_header("ce_dataschema", own)]),
+            [""; 0]
+        );
+        let other = TestRecord::valid(topic).with_header("ce_dataschema", "urn:avro:sha-256:0");
+        assert_eq!(findings_of(&[other]), ["I12 envelope"], "another schema");
         let early = TestRecord::valid(topic).with_header("ce_time", "2026-11-20T09:44:35Z");
         assert_eq!(findings_of(&[early]), ["I12 envelope"], "another time than the event's");
         for timestamp in [Timestamp::CreateTime(1), Timestamp::NotAvailable] {

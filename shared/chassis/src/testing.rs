@@ -3,7 +3,6 @@
 //! of its own, every test build would compile the chassis a second time; no `main` of a service reaches this code, so
 //! the linker omits it.
 
-use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use crate::db;
 use crate::db::migrate;
 use crate::db::pool;
 use crate::dead_letter::{DeadLetterReason, ReasonKind};
-use crate::event::avro::{Codec, frame};
+use crate::event::avro::{Codec, dataschema, frame};
 use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Topic, Unprocessable};
 use crate::flow::heartbeat::Heartbeats;
 use crate::flow::wakeups::Wakeups;
@@ -38,7 +37,7 @@ pub use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::http::limits::Limits;
 use crate::http::server;
-use crate::kafka::schema_registry::CachedSchema;
+use crate::kafka::writer_schemas::WriterSchemas;
 use crate::outbox::query::{self, OutboxRow};
 use crate::transaction::events::apply_events;
 use crate::transaction::failure::ApplyError;
@@ -100,7 +99,8 @@ pub fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
         causation_id: None,
         occurred_at: Utc::now(),
     };
-    query::record_headers(&format!("/{}", topic.publisher), &row)
+    let dataschema = dataschema(topic.schema).expect("the schema is valid");
+    query::record_headers(&format!("/{}", topic.publisher), &row, &dataschema)
 }
 
 /// An event as a record of Kafka.
@@ -165,7 +165,7 @@ impl<R: UnitOfWork> LocalService<R> {
         let mut routes = EventRouter::new(self.service);
         routes.add(handler);
         let written = Codec::new(E::topic().schema).expect("the schema is valid");
-        let schemas = HashMap::from([(SCHEMA_ID, CachedSchema::Resolved(Arc::new(written)))]);
+        let schemas = WriterSchemas::of(SCHEMA_ID, written);
         let records = events.iter().map(|(id, event)| kafka_record(*id, *event));
         let items: Vec<_> = records.map(|record| routes.parse(record, &schemas)).collect();
         let unreadable = items.iter().find_map(IncomingRecord::as_dead_letter);

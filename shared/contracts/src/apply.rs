@@ -6,27 +6,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use chassis::config::env::{self, BadConfiguration};
-use chassis::config::{KafkaConfig, SchemaRegistryConfig, Secret, SecurityConfig};
+use chassis::config::env::{self, BadConfiguration, parse_switch};
+use chassis::config::{KafkaConfig, SchemaRegistryConfig, SecurityConfig};
 use chassis::event::Topic;
 use chassis::kafka;
+use clap::ArgAction;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigResource, ConfigSource, NewTopic,
     ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use reqwest::StatusCode;
-use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
-use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use tokio::time::Instant;
 
+use crate::registry::{READY_TIMEOUT, REQUEST_TIMEOUT, RETRY_INTERVAL};
 use crate::topic_config::topic_config;
-use crate::{Contracts, cluster_owner, users};
+use crate::{Contracts, cluster_owner, registry, users};
 
-/// How long Kafka and the registry may take to start.
-const READY_TIMEOUT: Duration = Duration::from_secs(120);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The default number of replicas, from the brokers.
@@ -54,6 +49,10 @@ pub struct Settings {
     /// Strimzi's user operator.
     #[arg(long, env, value_parser = clap::value_parser!(PathBuf))]
     kafka_users_directory: Option<PathBuf>,
+    /// With 1, a registry without any of the schemas gets them although topics hold records, whose schema ids may then
+    /// mean other schemas.
+    #[arg(long, env, default_value = "0", action = ArgAction::Set, value_parser = parse_switch)]
+    accept_empty_registry: bool,
 }
 
 /// Applies the declarations to Kafka and the registry: first the owner of the cluster, then topics,
@@ -99,8 +98,11 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
     if let Some(directory) = &settings.kafka_users_directory {
         users::apply(contracts, &settings.kafka, directory).await?;
     }
+    if !settings.accept_empty_registry {
+        registry::refuse_if_emptied(&admin, &settings.registry, contracts.topics).await?;
+    }
     for topic in contracts.topics {
-        register_schema(&settings.registry, topic).await?;
+        registry::register_schema(&settings.registry, topic).await?;
     }
     Ok(())
 }
@@ -234,53 +236,4 @@ fn admin_options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(REQUEST_TIMEOUT))
         .operation_timeout(Some(REQUEST_TIMEOUT))
-}
-
-/// Registers a schema under the strictest compatibility, so that every reader can read every
-/// writer, older or newer.
-async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> anyhow::Result<()> {
-    let subject = topic.subject();
-    // No proxy from the environment: the registry is on the internal network.
-    let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
-    let base = &registry.schema_registry_url;
-    let username = registry.schema_registry_username.as_deref();
-    let password = registry.schema_registry_password.as_ref().map(Secret::expose);
-    let token = registry.schema_registry_token.as_ref().map(Secret::expose);
-    let deadline = Instant::now() + READY_TIMEOUT;
-    loop {
-        let mut request = http
-            .put(format!("{base}/config/{subject}"))
-            .json(&serde_json::json!({ "compatibility": "FULL_TRANSITIVE" }));
-        if let Some(username) = username {
-            request = request.basic_auth(username, password);
-        }
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let answer = request.send().await;
-        if let Ok(answer) = &answer
-            && [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&answer.status())
-        {
-            bail!("the registry refuses access: {}", answer.status());
-        }
-        match answer.and_then(reqwest::Response::error_for_status) {
-            Ok(_) => break,
-            Err(error) if Instant::now() > deadline => return Err(error).context("no registry"),
-            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
-        }
-    }
-    let mut settings = SrSettings::new_builder(base.clone());
-    settings.no_proxy().set_timeout(REQUEST_TIMEOUT);
-    if let Some(username) = username {
-        settings.set_basic_authorization(username, password);
-    }
-    if let Some(token) = token {
-        settings.set_token_authorization(token);
-    }
-    let schema = SuppliedSchema::new(None, SchemaType::Avro, topic.schema.to_string());
-    let registered = post_schema(&settings.build()?, subject.clone(), schema)
-        .await
-        .with_context(|| format!("{subject} was refused"))?;
-    println!("{subject:<26} schema {}", registered.id);
-    Ok(())
 }

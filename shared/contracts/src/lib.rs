@@ -3,6 +3,7 @@
 
 mod program; // the commands
 mod apply; // creates topics and schemas
+mod registry; // the registry's schemas, unless it has lost its data
 mod topic_config; // the settings of a topic, by Kafka's names
 mod users; // the users of Kafka: passwords, rights, quotas
 mod kafka_admin; // requests that the client library has no call for

@@ -1,10 +1,12 @@
 //! The faults, each with the alerts that it must cause.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use faults::{database_faults, group_offsets, log_truncation};
+use faults::{database_faults, group_offsets, log_truncation, registry_loss};
+use launcher::directories::programs_directory;
 use launcher::{Stack, eventually};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
@@ -27,6 +29,9 @@ const REPAIR_TIMEOUT: Duration = Duration::from_secs(60);
 const SHORT_DAYS: u32 = 0;
 const LONG_DAYS: u32 = 90;
 
+/// Schemas of strangers that take the first ids of the registry.
+const STRANGERS: usize = 3;
+
 const CERTIFICATE_VARIABLE: &str = "SSL_CERT_FILE";
 
 /// What the faults act on.
@@ -48,10 +53,11 @@ pub enum AlertFault {
     LogTruncated,
     RecordsDeleted,
     DiskLost,
+    RegistryLost,
 }
 
 impl AlertFault {
-    pub const ALL: [AlertFault; 9] = [
+    pub const ALL: [AlertFault; 10] = [
         AlertFault::ServiceAway,
         AlertFault::DatabaseAway,
         AlertFault::KafkaAway,
@@ -61,6 +67,7 @@ impl AlertFault {
         AlertFault::LogTruncated,
         AlertFault::RecordsDeleted,
         AlertFault::DiskLost,
+        AlertFault::RegistryLost,
     ];
 
     pub fn description(self) -> &'static str {
@@ -78,6 +85,7 @@ impl AlertFault {
             AlertFault::LogTruncated => "Kafka loses records that order has read",
             AlertFault::RecordsDeleted => "Orders are deleted from Kafka before payment reads them",
             AlertFault::DiskLost => "Kafka loses its disk and is created again",
+            AlertFault::RegistryLost => "The registry loses its data and gives other ids",
         }
     }
 
@@ -98,6 +106,7 @@ impl AlertFault {
                 &[("RecordsMissed", "payment"), ("OrdersPending", "order")]
             }
             AlertFault::DiskLost => &[("KafkaUnsteady", "order")],
+            AlertFault::RegistryLost => &[("SchemaIdsChanged", "order")],
         }
     }
 
@@ -127,6 +136,10 @@ impl AlertFault {
                 republish::lose_disk(stack).await?;
                 republish::run(stack, &RepublishOptions::default()).await.map(drop)
             }
+            AlertFault::RegistryLost => {
+                registry_loss::lose_data(stack, STRANGERS).await?;
+                fill_empty_registry(stack)
+            }
         }
     }
 
@@ -150,8 +163,29 @@ impl AlertFault {
                 republish::run(stack, &RepublishOptions::default()).await.map(drop)
             }
             AlertFault::DiskLost => Ok(()),
+            AlertFault::RegistryLost => {
+                for service in SERVICES {
+                    let accept = "delete from chassis.schema_ids";
+                    database_faults::execute(stack, service, &[accept]).await?;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+/// Applies the contracts by permission.
+fn fill_empty_registry(stack: &Stack) -> Result<()> {
+    let mut contracts = Command::new(programs_directory()?.join("contracts"));
+    contracts
+        .arg("apply")
+        .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
+        .env("SCHEMA_REGISTRY_URL", stack.registry_url()?)
+        .env("STACK_NAME", stack.name()?)
+        .env("ACCEPT_EMPTY_REGISTRY", "1");
+    let applied = contracts.output()?;
+    ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    Ok(())
 }
 
 /// Gives the services a certificate that they trust beside the others; on this stack nothing presents it. A bundle that

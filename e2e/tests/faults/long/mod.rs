@@ -45,12 +45,14 @@ mod network;
 mod open_files;
 mod readiness;
 mod rejected_records;
+mod replaced_registry;
 mod reporting;
 mod restored_database;
 mod rotation;
 mod secured_flows;
 mod standby;
 mod streams;
+mod token_logs;
 mod traces;
 mod unread_log;
 

@@ -21,7 +21,7 @@ use crate::event::avro::{Undecodable, unframe};
 use crate::flow::wakeups::Wakeups;
 use crate::http::callers::caller::Caller;
 use crate::http::problem::Problem;
-use crate::kafka::record::schema_id;
+use crate::kafka::record::{dataschema, schema_id};
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
 use crate::transaction::events::apply_events;
 use crate::transaction::failure::{ApplyError, Reaction};
@@ -261,7 +261,8 @@ impl<R: UnitOfWork> DeadLetters<R> {
             Ok(parts) => parts,
             Err(Undecodable(reason)) => return unreadable(reason),
         };
-        let reason = match &self.registry.get_schemas([id]).await[&id] {
+        let schemas = self.registry.get_schemas([id]).await;
+        let reason = match schemas.find(id, dataschema(&dead_letter.to_message())) {
             CachedSchema::Resolved(written) => match written.decode_json(body) {
                 Ok(event) => {
                     let read_with = Some(format!("schema {id} of the registry"));
@@ -272,7 +273,8 @@ impl<R: UnitOfWork> DeadLetters<R> {
             },
             CachedSchema::Unreadable(reason)
             | CachedSchema::Unregistered(reason)
-            | CachedSchema::Pending(reason) => reason.clone(),
+            | CachedSchema::Reassigned(_, reason)
+            | CachedSchema::Pending(reason) => reason,
         };
         let own =
             self.router.topic(&dead_letter.topic).map(|topic| topic.codec().decode_json(body));

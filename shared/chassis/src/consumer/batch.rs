@@ -163,7 +163,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         let ids: HashSet<u32> = messages.iter().filter_map(schema_id).collect();
         let schemas = self.resources.registry.get_schemas(ids).await;
         let router = &self.resources.router;
-        messages.into_iter().map(|message| router.parse(message, &schemas)).collect()
+        let parse = |message| router.parse(message, &schemas);
+        let items = messages.into_iter().map(parse).collect();
+        self.resources.registry.keep_used(&schemas).await;
+        items
     }
 
     /// Tries a sub-batch once.

@@ -16,6 +16,7 @@ use crate::event::{
 };
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
 use crate::kafka::schema_registry::CachedSchema;
+use crate::kafka::writer_schemas::WriterSchemas;
 use crate::transaction::incoming_record::{Content, EventHandler, IncomingRecord, PendingSchema};
 use crate::unit_of_work::{Loads, UnitOfWork};
 
@@ -131,15 +132,11 @@ impl<R: UnitOfWork> EventRouter<R> {
     }
 
     /// Reads a record. `schemas` has the schema of the record's schema id.
-    pub fn parse(
-        &self,
-        message: OwnedMessage,
-        schemas: &HashMap<u32, CachedSchema>,
-    ) -> IncomingRecord<R> {
+    pub fn parse(&self, message: OwnedMessage, schemas: &WriterSchemas) -> IncomingRecord<R> {
         let (event_headers, content) = match raw_headers(&message) {
             Some(headers) => {
                 let event_headers = read_headers(headers);
-                let content = self.decode_content(&message, event_headers.event_id, schemas);
+                let content = self.decode_content(&message, &event_headers, schemas);
                 (event_headers, content)
             }
             None => {
@@ -150,34 +147,34 @@ impl<R: UnitOfWork> EventRouter<R> {
         let content = content.unwrap_or_else(|Undecodable(reason)| {
             Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason })
         });
-        let EventHeaders { event_id, sent_at, parent } = event_headers;
+        let EventHeaders { event_id, sent_at, parent, .. } = event_headers;
         IncomingRecord { event_id, parent, sent_at, content, message }
     }
 
     fn decode_content(
         &self,
         message: &OwnedMessage,
-        event_id: Option<Uuid>,
-        schemas: &HashMap<u32, CachedSchema>,
+        headers: &EventHeaders<'_>,
+        schemas: &WriterSchemas,
     ) -> Result<Content<R>, Undecodable> {
         let route = self.by_topic.get(message.topic());
         let route = route
             .ok_or_else(|| Undecodable("this service does not subscribe to its topic".into()))?;
         let record = message.payload().ok_or_else(|| Undecodable("the record is empty".into()))?;
         let (id, body) = unframe(record)?;
-        if event_id.is_none() {
+        if headers.event_id.is_none() {
             return Err(Undecodable("the header ce_id is missing or no UUID".into()));
         }
-        match &schemas[&id] {
+        let (reason, is_unregistered) = match schemas.find(id, headers.dataschema) {
             CachedSchema::Resolved(written) => {
-                Ok(Content::Event(route.topic, (route.decode)(written, body)?))
+                let event = (route.decode)(&written, body)?;
+                schemas.record_use(id, &written);
+                return Ok(Content::Event(route.topic, event));
             }
-            CachedSchema::Unreadable(because) => Err(Undecodable(because.clone())),
-            pending @ (CachedSchema::Unregistered(reason) | CachedSchema::Pending(reason)) => {
-                let is_unregistered = matches!(pending, CachedSchema::Unregistered(_));
-                let reason = reason.clone();
-                Ok(Content::SchemaPending(PendingSchema { reason, is_unregistered }))
-            }
-        }
+            CachedSchema::Unreadable(because) => return Err(Undecodable(because)),
+            CachedSchema::Unregistered(reason) => (reason, true),
+            CachedSchema::Pending(reason) | CachedSchema::Reassigned(_, reason) => (reason, false),
+        };
+        Ok(Content::SchemaPending(PendingSchema { reason, is_unregistered }))
     }
 }

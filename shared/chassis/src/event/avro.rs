@@ -39,6 +39,30 @@ pub struct Codec {
     reader: GenericDatumReader<'static>,
     /// Identifies the schema.
     pub fingerprint: Fingerprint,
+    /// Identifies what its bodies look like; the header `ce_dataschema` of their records.
+    pub dataschema: String,
+    /// The text of the schema and of those that it refers to, as they were parsed.
+    pub(crate) source: (String, Vec<String>),
+}
+
+/// What `ce_dataschema` begins with, before the SHA-256 of the schema's parsing canonical form in hex.
+const DATASCHEMA_PREFIX: &str = "urn:avro:sha-256:";
+
+/// The header `ce_dataschema` of records with this schema: Avro's own fingerprint of it. A registry may return a schema
+/// in other words than it got, and the fingerprint is the same then.
+pub(crate) fn dataschema(text: &str) -> Result<String, Undecodable> {
+    Ok(dataschema_of(&Schema::parse_str(text).map_err(undecodable)?.canonical_form()))
+}
+
+fn dataschema_of(canonical_form: &str) -> String {
+    let hash = Sha256::digest(canonical_form);
+    hash.iter().fold(DATASCHEMA_PREFIX.to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Whether a value of `ce_dataschema` is of the form that this chassis writes. Other producers may put any URI there.
+pub(crate) fn is_fingerprint(dataschema: &str) -> bool {
+    let hash = dataschema.strip_prefix(DATASCHEMA_PREFIX).unwrap_or_default();
+    hash.len() == 2 * size_of::<Fingerprint>() && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl Codec {
@@ -58,6 +82,7 @@ impl Codec {
         let (schema, others) =
             Schema::parse_str_with_list(text, references).map_err(undecodable)?;
         SchemaBounds::new(&others).check(&schema)?;
+        let canonical_form = schema.independent_canonical_form(&others).map_err(undecodable)?;
         let schema: &'static Schema = Box::leak(Box::new(schema));
         let others: &'static [Schema] = Vec::leak(others);
         let all: Vec<&Schema> = others.iter().chain([schema]).collect();
@@ -75,6 +100,8 @@ impl Codec {
                 .build()
                 .map_err(undecodable)?,
             names,
+            dataschema: dataschema_of(&canonical_form),
+            source: (text.to_owned(), references.to_vec()),
             fingerprint: match references.is_empty() {
                 true => fingerprint(text)?,
                 // The text alone does not contain the schemas that it refers to.
@@ -235,5 +262,31 @@ mod tests {
         assert_eq!(codec.decode::<Paid>(&codec, &body).unwrap(), event);
         let newer_body = [&body, b"\0".as_slice()].concat();
         assert_eq!(codec.decode::<Paid>(&newer, &newer_body).unwrap(), event);
+    }
+
+    #[test]
+    fn a_schema_in_other_words_has_the_same_dataschema_and_another_schema_has_another() {
+        let of = |field: &str| {
+            dataschema(&format!(
+                r#"{{"type": "record", "name": "Paid", "namespace": "tills", "fields": [{field}]}}"#
+            ))
+            .unwrap()
+        };
+        let at = of(
+            r#"{"name": "at", "type": {"type": "record", "name": "Day", "namespace": "tills", "fields": []}}"#,
+        );
+        let other_words = r#"{"doc": "When.", "type": {"fields": [], "name": "tills.Day", "type": "record"}, "name": "at"}"#;
+        assert_eq!(of(other_words), at);
+        assert_ne!(of(r#"{"name": "at", "type": "string"}"#), at);
+        assert!(is_fingerprint(&at), "{at}");
+        for other in [
+            "",
+            "urn:avro:sha-256:",
+            "https://registry/schemas/ids/7",
+            &at[1..],
+            &at[..at.len() - 1],
+        ] {
+            assert!(!is_fingerprint(other), "{other}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::config::reload::Live;
 use crate::event::avro::unframe;
 use crate::event::{Event, Retention};
 use crate::kafka;
-use crate::kafka::record::{has_event_id, schema_id};
+use crate::kafka::record::{dataschema, has_event_id, schema_id};
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
 use crate::telemetry::refusals;
 
@@ -197,31 +197,32 @@ impl<E: Event> SnapshotReader<E> {
             return Ok(None);
         }
         let schemas = self.registry.get_schemas(messages.iter().filter_map(schema_id)).await;
-        for known in schemas.values() {
-            if let CachedSchema::Pending(because) = known {
-                bail!("{because}");
-            }
+        let mut page = Vec::with_capacity(messages.len());
+        for message in &messages {
+            let payload = match message.payload().map(unframe) {
+                Some(Ok((id, body))) => match schemas.find(id, dataschema(message)) {
+                    CachedSchema::Resolved(written) => {
+                        E::topic().codec().decode(&written, body).ok()
+                    }
+                    CachedSchema::Unreadable(_) | CachedSchema::Unregistered(_) => None,
+                    CachedSchema::Pending(because) | CachedSchema::Reassigned(_, because) => {
+                        bail!("{because}")
+                    }
+                },
+                Some(Err(_)) | None => None,
+            };
+            page.push(SnapshotRecord {
+                partition: message.partition(),
+                key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+                // Without an event id it is a dead letter of the consumer, and so it is no event here.
+                payload: match payload.filter(|_| has_event_id(message)) {
+                    Some(event) => Payload::Event(event),
+                    None if message.payload().is_some() => Payload::Undecodable,
+                    None => Payload::Tombstone,
+                },
+            });
         }
-        let read = |payload: &[u8]| {
-            let (id, body) = unframe(payload).ok()?;
-            match &schemas[&id] {
-                CachedSchema::Resolved(written) => E::topic().codec().decode(written, body).ok(),
-                CachedSchema::Unreadable(_)
-                | CachedSchema::Unregistered(_)
-                | CachedSchema::Pending(_) => None,
-            }
-        };
-        let page = messages.iter().map(|message| SnapshotRecord {
-            partition: message.partition(),
-            key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
-            // Without an event id it is a dead letter of the consumer, and so it is no event here.
-            payload: match message.payload().map(|it| read(it).filter(|_| has_event_id(message))) {
-                Some(Some(event)) => Payload::Event(event),
-                Some(None) => Payload::Undecodable,
-                None => Payload::Tombstone,
-            },
-        });
-        Ok(Some(page.collect()))
+        Ok(Some(page))
     }
 
     /// Continues from the current position to the end that the topic has now.

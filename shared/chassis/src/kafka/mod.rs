@@ -7,11 +7,14 @@
 
 pub(crate) mod client_health;
 pub mod compacted_topic;
+mod known_schemas;
 pub(crate) mod record;
+mod registered_ids;
 mod schema_cache;
 mod schema_references;
 pub(crate) mod schema_registry;
 mod schema_registry_error;
+pub(crate) mod writer_schemas;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,6 +23,16 @@ const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an unreadable id is remembered before it is requested again.
 const UNREADABLE_TTL: Duration = Duration::from_secs(60);
 
+/// How long an answer of the registry counts before the registry is asked again, while the answer is in use: a registry
+/// that was replaced gives other ids. While it does not answer, the earlier answer counts.
+pub(super) const VALIDATION_INTERVAL: Duration = match cfg!(test) {
+    false => Duration::from_secs(10),
+    true => Duration::from_secs(1),
+};
+
+/// Counts the records whose id means another schema in the registry, and the answers of the registry that show it.
+pub(super) const CONFLICTS_COUNTER: &str = "schema_id_conflicts_total";
+
 /// With more ids than this, the ids without a schema are forgotten: invalid records must not fill the memory.
 const CACHED_IDS_MAX: usize = 10_000;
 
@@ -36,8 +46,34 @@ pub enum CachedSchema {
     Unreadable(String),
     /// A healthy registry does not have it. It may be behind: a young record waits.
     Unregistered(String),
+    /// The id meant another schema when records were read with it: wait, unless the record names this schema, which is
+    /// the one that the registry has now.
+    Reassigned(Option<Arc<Codec>>, String),
     /// No answer settles it yet: wait and request it again.
     Pending(String),
+}
+
+impl CachedSchema {
+    /// Whether this answer takes the place of what was known. Only another schema replaces one: a registry that fails
+    /// stops no record whose schema is known.
+    fn replaces(&self, known: &CachedSchema) -> bool {
+        match known {
+            CachedSchema::Resolved(_) => {
+                matches!(self, CachedSchema::Resolved(_) | CachedSchema::Reassigned(..))
+            }
+            CachedSchema::Reassigned(..) => {
+                !matches!(self, CachedSchema::Pending(_) | CachedSchema::Unreadable(_))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The ids that a caller has to request.
+pub(super) struct DueIds {
+    pub ids: Vec<u32>,
+    /// Whether the caller has to wait for the answers: some of the ids have no schema yet, and no earlier request hangs.
+    pub is_awaited: bool,
 }
 
 struct CacheEntry {
@@ -58,12 +94,12 @@ impl CacheEntry {
 
     fn is_due(&self) -> bool {
         let retry = match self.schema {
-            CachedSchema::Resolved(_) => return false,
+            CachedSchema::Resolved(_) => VALIDATION_INTERVAL,
             CachedSchema::Unreadable(_) => UNREADABLE_TTL,
-            CachedSchema::Unregistered(_) | CachedSchema::Pending(_) => {
-                ((self.last_requested_at - self.first_requested_at) / 4)
-                    .clamp(RETRY_INTERVAL_MIN, RETRY_INTERVAL_MAX)
-            }
+            CachedSchema::Unregistered(_)
+            | CachedSchema::Reassigned(..)
+            | CachedSchema::Pending(_) => ((self.last_requested_at - self.first_requested_at) / 4)
+                .clamp(RETRY_INTERVAL_MIN, RETRY_INTERVAL_MAX),
         };
         !self.is_in_flight() && self.last_requested_at.elapsed() >= retry
     }
@@ -86,11 +122,12 @@ impl SchemaCache {
         self.0.lock().iter().find(|(_, entry)| entry.is_resolved()).map(|(id, _)| *id)
     }
 
-    /// The ids that the caller has to request now, and whether earlier requests hang.
-    pub(super) fn take_due(&self, ids: &HashSet<u32>) -> (Vec<u32>, bool) {
+    /// The ids that the caller has to request now.
+    pub(super) fn take_due(&self, ids: &HashSet<u32>) -> DueIds {
         let mut schemas = self.0.lock();
+        let mut due = DueIds { ids: Vec::new(), is_awaited: false };
         if ids.iter().all(|id| schemas.get(id).is_some_and(|entry| !entry.is_due())) {
-            return (Vec::new(), false);
+            return due;
         }
         if schemas.len() > CACHED_IDS_MAX {
             schemas.retain(|_, entry| entry.is_in_flight() || entry.is_resolved());
@@ -99,7 +136,6 @@ impl SchemaCache {
         let hangs = schemas.values().any(|entry| {
             entry.is_in_flight() && entry.last_requested_at.elapsed() > LOOKUP_TIMEOUT
         });
-        let mut due = Vec::new();
         for id in ids {
             let entry = schemas.entry(*id).or_insert_with(|| CacheEntry {
                 schema: CachedSchema::Pending(format!("schema {id}: no answer yet")),
@@ -109,10 +145,11 @@ impl SchemaCache {
             });
             if entry.is_due() {
                 (entry.is_requested, entry.last_requested_at) = (true, now);
-                due.push(*id);
+                due.ids.push(*id);
+                due.is_awaited |= !hangs && !entry.is_resolved();
             }
         }
-        (due, hangs)
+        due
     }
 
     /// Forgets every id without a schema, except those that are being requested.
@@ -125,9 +162,9 @@ impl SchemaCache {
         let mut schemas = self.0.lock();
         let Some(entry) = schemas.get_mut(&id) else { return };
         entry.is_requested = false;
-        // A late answer does not replace a schema that is known.
-        if !entry.is_resolved() {
-            entry.schema = known(entry.first_requested_at.elapsed());
+        let answered = known(entry.first_requested_at.elapsed());
+        if answered.replaces(&entry.schema) {
+            entry.schema = answered;
         }
     }
 }

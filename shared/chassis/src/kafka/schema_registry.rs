@@ -1,31 +1,35 @@
 //! The client of the schema registry: the relay requests the ids of schemas, the consumer the schemas of ids.
 //!
-//! Neither ever changes, so the client requests each once and keeps it. An outage of the registry stops no record
-//! whose schema was seen before.
+//! Neither changes as long as the registry keeps its data, so the client keeps both. An outage of the registry stops no
+//! record whose schema was seen before. A registry that was replaced gives other ids: while an answer is in use, the
+//! client asks again, and an id that means another schema than before is not read with the new one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use schema_registry_converter::{
-    async_impl::schema_registry::{
-        SrSettings, get_all_subjects, get_schema_by_id, perform_sr_call,
-    },
-    schema_registry_common::{SchemaType, SrCall},
+    async_impl::schema_registry::{SrSettings, get_all_subjects, get_schema_by_id},
+    schema_registry_common::SchemaType,
 };
+use sqlx::PgPool;
+use tracing::warn;
 
-use crate::config::{SchemaRegistryConfig, Secret, reload};
+use crate::config::{SchemaRegistryConfig, Secret};
 use crate::event::Topic;
 use crate::event::avro::{Codec, Undecodable};
+use crate::kafka::known_schemas::KnownSchemas;
+pub use crate::kafka::registered_ids::{RegisteredId, SchemaIdError};
+use crate::kafka::registered_ids::{RegisteredIds, request_id};
 pub use crate::kafka::schema_cache::CachedSchema;
 use crate::kafka::schema_cache::{LOOKUP_TIMEOUT, SchemaCache};
 use crate::kafka::schema_references::resolve_references;
 use crate::kafka::schema_registry_error::{
-    RegistryResponse, classify_error, error_code, error_summary, is_not_found, report_refusal,
-    unreadable,
+    RegistryResponse, classify_error, is_not_found, unreadable,
 };
+use crate::kafka::writer_schemas::WriterSchemas;
 
 /// Timeout of one request.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,25 +46,13 @@ pub struct SchemaRegistryClient {
     settings: RwLock<Arc<SrSettings>>,
     /// How long after a record was written its schema id may be unknown: the registry may be behind.
     pub(crate) lag_max: Duration,
-    /// By topic and fingerprint.
-    ids: RwLock<HashMap<String, HashMap<Vec<u8>, u32>>>,
+    ids: Arc<RegisteredIds>,
     schemas: SchemaCache,
+    known: Arc<KnownSchemas>,
+    /// By their texts: a codec is never freed, and the registry is asked for the same schema again and again.
+    codecs: Mutex<HashMap<(String, Vec<String>), Arc<Codec>>>,
     /// Topics whose schemas a healthy registry has.
     declared_topics: RwLock<Vec<&'static Topic>>,
-}
-
-/// Why a schema has no id.
-#[derive(Debug, thiserror::Error)]
-pub enum SchemaIdError {
-    /// It is unknown whether the registry has it: wait and request it again.
-    #[error("the schema registry: {0}")]
-    Unavailable(String),
-    /// A healthy registry does not have it: its contract is still to be applied.
-    #[error("the schema of {0} is not registered")]
-    Unregistered(String),
-    /// The registry answers, and refuses access.
-    #[error("the registry refuses access to {0}")]
-    Refused(String),
 }
 
 impl SchemaRegistryClient {
@@ -69,10 +61,17 @@ impl SchemaRegistryClient {
         Ok(SchemaRegistryClient {
             settings: RwLock::new(Arc::new(Self::build_settings(config)?)),
             lag_max: config.schema_registry_lag,
-            ids: RwLock::default(),
+            ids: Arc::default(),
             schemas: SchemaCache::default(),
+            known: Arc::default(),
+            codecs: Mutex::default(),
             declared_topics: RwLock::default(),
         })
+    }
+
+    /// The same client, which keeps in this database what it used each id for.
+    pub(crate) fn keeping_ids_in(self, db: PgPool) -> SchemaRegistryClient {
+        SchemaRegistryClient { known: Arc::new(KnownSchemas::new(Some(db))), ..self }
     }
 
     fn build_settings(config: &SchemaRegistryConfig) -> anyhow::Result<SrSettings> {
@@ -103,11 +102,22 @@ impl SchemaRegistryClient {
     /// Declares a topic whose schema the registry has once contracts are applied.
     pub(crate) fn declare_topic(&self, topic: &'static Topic) {
         self.declared_topics.write().push(topic);
+        let codec = Codec::new(topic.schema).expect("the committed schema is valid");
+        self.known.insert(Arc::new(codec));
     }
 
-    /// The same as [`SchemaRegistryClient::get_id`], without a request.
-    pub fn cached_id(&self, topic: &str, fingerprint: &[u8]) -> Option<u32> {
-        self.ids.read().get(topic)?.get(fingerprint).copied()
+    /// The same as [`SchemaRegistryClient::get_id`], without waiting. If the answer is old, the registry is asked again
+    /// in the background.
+    pub fn cached_id(&self, topic: &str, fingerprint: &[u8]) -> Option<RegisteredId> {
+        let cached = self.ids.get(topic, fingerprint)?;
+        if let Some(schema) = self.ids.take_due(topic, fingerprint) {
+            let (ids, settings, earlier) = (self.ids.clone(), self.settings(), cached.id);
+            let (topic, fingerprint) = (topic.to_owned(), fingerprint.to_vec());
+            tokio::spawn(async move {
+                ids.validate(&settings, &topic, &fingerprint, &schema, earlier).await;
+            });
+        }
+        Some(cached)
     }
 
     /// The id under which a topic's subject holds exactly this schema. Services look up and never
@@ -121,49 +131,40 @@ impl SchemaRegistryClient {
         topic: &str,
         fingerprint: &[u8],
         schema: &str,
-    ) -> Result<u32, SchemaIdError> {
-        if let Some(id) = self.cached_id(topic, fingerprint) {
-            return Ok(id);
+    ) -> Result<RegisteredId, SchemaIdError> {
+        if let Some(cached) = self.ids.get(topic, fingerprint) {
+            return Ok(cached);
         }
-        let subject = &format!("{topic}-value");
-        let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
-        let lookup = SrCall::PostForVersion(subject, &body);
-        let found = perform_sr_call(&self.settings(), lookup).await;
-        let found = found.map_err(|error| {
-            let message = format!("{subject}: {}", error_summary(&error));
-            report_refusal(&error);
-            match error_code(&error) {
-                _ if is_not_found(&error) => SchemaIdError::Unregistered(subject.to_string()),
-                Some(400..=499 | 40_000..=49_999) => {
-                    reload::request();
-                    SchemaIdError::Refused(message)
-                }
-                _ => SchemaIdError::Unavailable(message),
-            }
-        })?;
-        let without = || SchemaIdError::Unavailable(format!("{subject}: an answer without an id"));
-        let id = found.id.ok_or_else(without)?;
-        let mut ids = self.ids.write();
-        ids.entry(topic.to_string()).or_default().insert(fingerprint.to_vec(), id);
-        Ok(id)
+        let found = request_id(&self.settings(), topic, schema).await?;
+        self.ids.insert(topic, fingerprint, schema, found.clone());
+        Ok(found)
     }
 
     /// What is known of these ids. Those that are due are requested together, for which this waits a second at
     /// most. The result contains every id.
-    pub async fn get_schemas(
+    pub(crate) async fn get_schemas(
         self: &Arc<Self>,
         ids: impl IntoIterator<Item = u32>,
-    ) -> HashMap<u32, CachedSchema> {
+    ) -> WriterSchemas {
         let ids: HashSet<u32> = ids.into_iter().collect();
-        let (due, hangs) = self.schemas.take_due(&ids);
-        if !due.is_empty() {
+        let due = self.schemas.take_due(&ids);
+        if !due.ids.is_empty() {
             let registry = self.clone();
-            let requests = tokio::spawn(async move { registry.request(due).await });
+            let requests = tokio::spawn(async move { registry.request(due.ids).await });
             // After this wait, the result is what is known by then.
-            let wait = if hangs { Duration::ZERO } else { LOOKUP_TIMEOUT };
+            let wait = if due.is_awaited { LOOKUP_TIMEOUT } else { Duration::ZERO };
             let _ = tokio::time::timeout(wait, requests).await;
         }
-        self.schemas.get_all(ids)
+        WriterSchemas::new(self.schemas.get_all(ids), self.known.clone())
+    }
+
+    /// Keeps for what the ids of a batch were used, if they were not used before.
+    pub(crate) async fn keep_used(&self, schemas: &WriterSchemas) {
+        for (id, codec) in schemas.take_used() {
+            if let Err(error) = self.known.keep(id, codec).await {
+                warn!("what schema id {id} means was not stored: {error}");
+            }
+        }
     }
 
     /// Forgets every id without a schema, so that it is requested again: an operator may just have registered
@@ -179,13 +180,19 @@ impl SchemaRegistryClient {
     async fn request(&self, ids: Vec<u32>) {
         let mut open = Vec::new();
         let mut serves = false;
+        let known = self.known.read().await;
         for some in ids.chunks(CONCURRENT_REQUESTS_MAX) {
             let answers = join_all(some.iter().map(|id| self.request_one(*id))).await;
             for (id, answer) in some.iter().zip(answers) {
                 match answer {
-                    RegistryResponse::Conclusive(known) => {
-                        serves |= matches!(known, CachedSchema::Resolved(_));
-                        self.schemas.store(*id, |_| known);
+                    RegistryResponse::Conclusive(answered) => {
+                        serves |= matches!(answered, CachedSchema::Resolved(_));
+                        self.schemas.store(*id, |_| match &known {
+                            Ok(()) => self.known.compare(*id, answered),
+                            Err(error) => CachedSchema::Pending(format!(
+                                "what schema id {id} meant before could not be read: {error}"
+                            )),
+                        });
                     }
                     RegistryResponse::Refused(because) => open.push((*id, because, true)),
                     RegistryResponse::Failed(because) => open.push((*id, because, false)),
@@ -214,7 +221,8 @@ impl SchemaRegistryClient {
         let declared = self.declared_topics.read().clone();
         for topic in declared {
             let fingerprint = &topic.codec().fingerprint;
-            if let Ok(id) = self.get_id(topic.name, fingerprint, topic.schema).await
+            if let Ok(RegisteredId { id, .. }) =
+                self.get_id(topic.name, fingerprint, topic.schema).await
                 && !ids.contains(&id)
             {
                 return get_schema_by_id(id, &self.settings()).await.is_ok();
@@ -246,8 +254,16 @@ impl SchemaRegistryClient {
             Ok(references) => references,
             Err(answer) => return answer,
         };
-        match Codec::with_references(&found.schema, &references) {
-            Ok(codec) => RegistryResponse::Conclusive(CachedSchema::Resolved(Arc::new(codec))),
+        let source = (found.schema, references);
+        if let Some(codec) = self.codecs.lock().get(&source) {
+            return RegistryResponse::Conclusive(CachedSchema::Resolved(codec.clone()));
+        }
+        match Codec::with_references(&source.0, &source.1) {
+            Ok(codec) => {
+                let codec = Arc::new(codec);
+                self.codecs.lock().insert(source, codec.clone());
+                RegistryResponse::Conclusive(CachedSchema::Resolved(codec))
+            }
             Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
         }
     }

@@ -1,5 +1,7 @@
 //! Who carries the outbox to Kafka: what the loop does that holds the relay's lock.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use metrics::gauge;
 use sqlx::PgConnection;
@@ -12,6 +14,9 @@ use crate::outbox::lag::OutboxLag;
 use crate::outbox::relay::Relay;
 use crate::outbox::schema_ids;
 use crate::telemetry::log_throttle::LogThrottle;
+
+/// How often the ids that the connector writes are compared with those of the registry.
+const SCHEMA_IDS_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Relay {
     /// Relays or stands by, until it is stopped or fails. Before the one begins, the other has ended.
@@ -69,6 +74,7 @@ impl Relay {
         ended: &impl Fn() -> bool,
     ) -> anyhow::Result<()> {
         let mut lag = OutboxLag::new();
+        let mut ids_stored_at = Instant::now();
         let mut log_throttle = LogThrottle::default();
         while !ended() {
             connector.measure(db).await?;
@@ -78,7 +84,10 @@ impl Relay {
             }
             lag.measure(db).await?;
             // While the connector carries the outbox, only rows whose schema has no id stay there.
-            if lag.has_rows() || !is_carrying {
+            // A registry that was replaced has other ids.
+            let is_waiting = lag.has_rows() || !is_carrying;
+            if is_waiting || ids_stored_at.elapsed() > SCHEMA_IDS_INTERVAL {
+                ids_stored_at = Instant::now();
                 let stored = self.store_schema_ids(db).await;
                 let can_hand_over = match is_carrying {
                     true => connector.has_known_rows(db).await?,
@@ -88,7 +97,7 @@ impl Relay {
                     let handed = connector.hand_over(db).await;
                     is_carrying = handed.context("the outbox could not be handed over")?;
                     lag = OutboxLag::new();
-                } else {
+                } else if is_waiting {
                     let error = stored.err().map(|error| format!("{error:#}"));
                     let reason =
                         error.as_deref().unwrap_or("for the connector, or for their schema");

@@ -99,7 +99,7 @@ pub(crate) async fn read_rows(
 
 /// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,
 /// and the id of the cause.
-pub(crate) fn record_headers(source: &str, row: &OutboxRow) -> OwnedHeaders {
+pub(crate) fn record_headers(source: &str, row: &OutboxRow, dataschema: &str) -> OwnedHeaders {
     let (id, time) =
         (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
     let causation_id = row.causation_id.map(|id| id.to_string());
@@ -110,6 +110,7 @@ pub(crate) fn record_headers(source: &str, row: &OutboxRow) -> OwnedHeaders {
         ("ce_source", Some(source)),
         ("ce_time", Some(time.as_str())),
         ("content-type", Some("application/avro")),
+        ("ce_dataschema", Some(dataschema)),
         ("traceparent", row.traceparent.as_deref()),
         ("tracestate", row.tracestate.as_deref()),
         ("ce_causationid", causation_id.as_deref()),

@@ -5,18 +5,19 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::event::Topic;
-use crate::kafka::schema_registry::{SchemaIdError, SchemaRegistryClient};
+use crate::kafka::schema_registry::{RegisteredId, SchemaIdError, SchemaRegistryClient};
 use crate::outbox::backoff::Backoff;
 use crate::outbox::query::{OutboxRow, with_query_timeout};
 
-/// The id of the schema of a row; `None` if there is none yet, and its topic then backs off. If the registry does
-/// not answer, the relay sends no request for each further topic: its session must not be idle for long.
+/// The id of the schema of a row, and its `ce_dataschema`; `None` if there is none yet, and its topic then backs off. If
+/// the registry does not answer, the relay sends no request for each further topic: its session must not be idle for
+/// long.
 pub(super) async fn resolve_schema_id(
     registry: &SchemaRegistryClient,
     db: &mut PgConnection,
     row: &OutboxRow,
     backoff: &mut Backoff,
-) -> anyhow::Result<Option<u32>> {
+) -> anyhow::Result<Option<RegisteredId>> {
     let OutboxRow { topic, schema_fingerprint: fingerprint, .. } = row;
     if let Some(id) = registry.cached_id(topic, fingerprint) {
         return Ok(Some(id));
@@ -58,19 +59,25 @@ pub(crate) async fn store(
         let name = record_name(topic.schema);
         for (fingerprint, schema) in stored.iter().filter(|(_, schema)| record_name(schema) == name)
         {
-            let id = match registry.get_id(topic.name, fingerprint, schema).await {
-                Ok(id) => i32::try_from(id).context("the id of a schema is too large")?,
+            let found = match registry.cached_id(topic.name, fingerprint) {
+                Some(cached) => Ok(cached),
+                None => registry.get_id(topic.name, fingerprint, schema).await,
+            };
+            let RegisteredId { id, dataschema } = match found {
+                Ok(found) => found,
                 Err(SchemaIdError::Unregistered(_)) if fingerprint != own => continue,
                 Err(error) => return Err(error.into()),
             };
+            let id = i32::try_from(id).context("the id of a schema is too large")?;
             let insert = sqlx::query(
-                "insert into chassis.outbox_schema_ids (topic, fingerprint, registry_id, source)
-                 values ($1, $2, $3, $4) on conflict (topic, fingerprint)
-                 do update set registry_id = excluded.registry_id
-                 where outbox_schema_ids.registry_id <> excluded.registry_id",
+                "insert into chassis.outbox_schema_ids (topic, fingerprint, registry_id, source, dataschema)
+                 values ($1, $2, $3, $4, $5) on conflict (topic, fingerprint)
+                 do update set registry_id = excluded.registry_id, dataschema = excluded.dataschema
+                 where (outbox_schema_ids.registry_id, outbox_schema_ids.dataschema)
+                       is distinct from (excluded.registry_id, excluded.dataschema)",
             );
             let insert = insert.bind(topic.name).bind(fingerprint).bind(id);
-            let insert = insert.bind(format!("/{service}")).execute(&mut *db);
+            let insert = insert.bind(format!("/{service}")).bind(&*dataschema).execute(&mut *db);
             with_query_timeout(insert).await?;
         }
     }

@@ -166,8 +166,8 @@ impl<'a> OutboxSender<'a> {
 
     /// Hands a record to the producer; returns false if its topic backs off.
     async fn send(&mut self, db: &mut PgConnection, row: &OutboxRow) -> anyhow::Result<bool> {
-        let schema_id = resolve_schema_id(self.registry, db, row, &mut self.backoff).await?;
-        let Some(schema_id) = schema_id else { return Ok(false) };
+        let registered = resolve_schema_id(self.registry, db, row, &mut self.backoff).await?;
+        let Some(registered) = registered else { return Ok(false) };
         let OutboxRow { position, topic, key, occurred_at, .. } = row;
         let flight = InFlight {
             position: *position,
@@ -179,8 +179,9 @@ impl<'a> OutboxSender<'a> {
             span: send_span(row),
         };
         let sent = (flight.sent_at, flight.position);
-        let record = frame(schema_id, &row.body);
-        match self.producer.send(topic, key, &record, record_headers(&self.source, row), flight) {
+        let record = frame(registered.id, &row.body);
+        let headers = record_headers(&self.source, row, &registered.dataschema);
+        match self.producer.send(topic, key, &record, headers, flight) {
             Ok(()) => {
                 self.in_flight.on_sent(topic, key, sent);
                 Ok(true)

@@ -161,7 +161,8 @@ impl Service {
         let pool = RenewablePool::new(name, &config)?;
         let (same, kafka) = (config.clone(), watch::Sender::new(config.kafka.clone()));
         let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
-        let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry)?);
+        let registry = SchemaRegistryClient::new(&config.schema_registry)?;
+        let registry = Arc::new(registry.keeping_ids_in(pool.pool.clone()));
         let callers = Callers::new(&config.tokens)?;
         Ok(Self {
             name,

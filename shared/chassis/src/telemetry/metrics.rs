@@ -42,7 +42,7 @@ pub(super) fn prometheus_builder() -> anyhow::Result<PrometheusBuilder> {
 }
 
 /// Counters that exist from the start: an alert on an increase cannot see the first increment of a new counter.
-const COUNTERS_FROM_ZERO: [(&str, &str); 10] = [
+const COUNTERS_FROM_ZERO: [(&str, &str); 11] = [
     ("commands_refused_total", "Commands refused because too many were waiting."),
     ("consumer_clients_replaced_total", "Kafka consumers replaced after a fatal error."),
     ("consumer_retries_total", "Parts of batches that were retried."),
@@ -59,6 +59,10 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 10] = [
     (
         trace_export::LOST_COUNTER,
         "Spans that were lost because the collector of traces did not take them in time.",
+    ),
+    (
+        "schema_id_conflicts_total",
+        "Records and answers of the registry that show that a schema id means another schema than before.",
     ),
     ("change_feed_polls_total", "Polls of the database by the change feed."),
     (

@@ -101,7 +101,8 @@ async fn a_captured_row_is_the_record_that_the_relay_would_send() {
         assert_eq!(captured["topic"], *row.topic);
         assert_eq!(captured["key"], *row.key);
         assert_eq!(captured["record"], format!("\\x{hex}"));
-        let headers = record_headers(&format!("/{}", fixture.service), row);
+        let dataschema = &names(630).counted.codec().dataschema;
+        let headers = record_headers(&format!("/{}", fixture.service), row, dataschema);
         let headers: Vec<(&str, &str)> = headers
             .iter()
             .map(|header| (header.key, std::str::from_utf8(header.value.unwrap()).unwrap()))

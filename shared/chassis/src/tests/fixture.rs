@@ -154,7 +154,8 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn registry(&self) -> Arc<SchemaRegistryClient> {
-        Arc::new(SchemaRegistryClient::new(&self.config.schema_registry).unwrap())
+        let registry = SchemaRegistryClient::new(&self.config.schema_registry).unwrap();
+        Arc::new(registry.keeping_ids_in(self.db.clone()))
     }
 
     /// Runs a consumer until it has handled everything that its topics hold.

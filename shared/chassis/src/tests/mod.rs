@@ -39,6 +39,7 @@ mod producer;
 mod rebalance;
 mod relay;
 mod renewed_clients;
+mod replaced_registry;
 mod retention;
 mod schema_evolution;
 mod sender;

@@ -155,6 +155,14 @@ fn message_trait() -> MessageTrait {
             ),
         ),
         ("content-type", constant(CONTENT_TYPE)),
+        (
+            "ce_dataschema",
+            described(
+                "The schema of the body: `urn:avro:sha-256:` and the SHA-256 of its parsing canonical form \
+                 in hex. It counts if the registry has another schema under the id. Absent in records of \
+                 older versions.",
+            ),
+        ),
         ("traceparent", described("The trace that the event belongs to (W3C Trace Context).")),
         (
             "tracestate",
@@ -172,7 +180,8 @@ fn message_trait() -> MessageTrait {
             ),
         ),
     ];
-    let is_optional = |name: &str| ["traceparent", "tracestate", "ce_causationid"].contains(&name);
+    let optional = ["ce_dataschema", "traceparent", "tracestate", "ce_causationid"];
+    let is_optional = |name: &str| optional.contains(&name);
     let required = headers.iter().map(|(name, _)| *name).filter(|name| !is_optional(name));
     let kafka = MessageBinding { key: described(KEY), binding_version: BINDING_VERSION };
     MessageTrait {

@@ -1,0 +1,36 @@
+//! A schema registry that loses its data, and gives other ids from then on.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use launcher::Stack;
+use reqwest::Client;
+
+/// Deletes the data of the registry, starts it empty, and registers so many schemas of strangers, which take the first
+/// ids. The contracts are not applied.
+///
+/// # Errors
+/// If the registry does not stop or start, or refuses a schema.
+pub async fn lose_data(stack: &Stack, strangers: usize) -> Result<()> {
+    stack.stop("registry").await?;
+    let data = stack.directory().join("registry").join("data");
+    fs::remove_dir_all(&data).with_context(|| data.display().to_string())?;
+    stack.start("registry").await?;
+    let client = Client::builder().no_proxy().build()?;
+    for nth in 1..=strangers {
+        let url = format!("{}/subjects/stranger-{nth}-value/versions", stack.registry_url()?);
+        let schema = format!(
+            "{{\"type\":\"record\",\"name\":\"Stranger{nth}\",\"fields\":[{{\"name\":\"text\",\"type\":\"string\"}}]}}"
+        );
+        let request = client.post(url).header("content-type", "application/json");
+        let body = format!("{{\"schema\":{}}}", quoted(&schema));
+        let answer = request.body(body).send().await?;
+        ensure!(answer.status().is_success(), "{}", answer.text().await?);
+    }
+    Ok(())
+}
+
+/// A JSON string. The schemas have no control characters.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
