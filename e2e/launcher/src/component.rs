@@ -2,6 +2,7 @@
 //! kill.
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -182,11 +183,7 @@ impl Stack {
             self.process(component)
         })
         .await?;
-        match component {
-            // A database runs as another user if this one is root.
-            Component::Database(_) => create_public_directory(&process.home)?,
-            _ => create_closed_directory(&process.home)?,
-        }
+        create_home(component, &process.home)?;
         let launch = match component {
             Component::Database(service) => {
                 let artifacts = self.artifacts().await?;
@@ -274,5 +271,13 @@ impl Stack {
 
     pub(crate) async fn artifacts(&self) -> Result<Artifacts> {
         Artifacts::fetch_missing(&|line| eprintln!("{line}")).await
+    }
+}
+
+/// Creates the directory of a component. Only a database runs as another user if this one is root.
+fn create_home(component: &Component, home: &Path) -> Result<()> {
+    match component {
+        Component::Database(_) => create_public_directory(home),
+        _ => create_closed_directory(home),
     }
 }

@@ -165,7 +165,7 @@ impl<R: UnitOfWork> LocalService<R> {
         let mut routes = EventRouter::new(self.service);
         routes.add(handler);
         let written = Codec::new(E::topic().schema).expect("the schema is valid");
-        let schemas = WriterSchemas::of(SCHEMA_ID, written);
+        let schemas = WriterSchemas::single(SCHEMA_ID, written);
         let records = events.iter().map(|(id, event)| kafka_record(*id, *event));
         let items: Vec<_> = records.map(|record| routes.parse(record, &schemas)).collect();
         let unreadable = items.iter().find_map(IncomingRecord::as_dead_letter);

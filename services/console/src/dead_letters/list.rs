@@ -14,7 +14,7 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::live::{self, Loaded};
-use super::{position, text};
+use super::{KINDS, STATES, position, text};
 use crate::app::App;
 use crate::metrics::snapshot::KnownSum;
 use crate::operators::Operator;
@@ -27,17 +27,6 @@ const ROWS_MAX: usize = 200;
 
 /// Reasons above the rows.
 const CAUSES_MAX: usize = 5;
-
-/// The states of a dead letter, as the admin port names them.
-const STATES: [(&str, &str); 4] = [
-    ("waiting", "that wait"),
-    ("replayed", "replayed"),
-    ("discarded", "discarded"),
-    ("all", "in any state"),
-];
-
-/// The kinds of causes, as the admin port names them.
-const KINDS: [&str; 3] = ["undecodable", "unprocessable", "handler_failed"];
 
 /// The dead letters that a page shows, and that its button replays. The admin port has the same parameters.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -35,3 +35,14 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 fn position(letter: &Value) -> String {
     format!("{}[{}]@{}", text(letter, "topic"), letter["partition"], letter["offset"])
 }
+
+/// The states of a dead letter, as the admin port names them.
+const STATES: [(&str, &str); 4] = [
+    ("waiting", "that wait"),
+    ("replayed", "replayed"),
+    ("discarded", "discarded"),
+    ("all", "in any state"),
+];
+
+/// The kinds of causes, as the admin port names them.
+const KINDS: [&str; 3] = ["undecodable", "unprocessable", "handler_failed"];

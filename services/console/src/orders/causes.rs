@@ -13,11 +13,11 @@ pub fn find_causes(snapshot: &Snapshot, decider: &str, service: &str) -> Vec<Str
         unready().filter(|_| !state.is_ready()),
         pause(state),
         events_for_kafka(decider),
-        unread(state, snapshot),
+        unread_partitions(state, snapshot),
         late_records(state),
         events_for_kafka(state),
         pause(decider),
-        unread(decider, snapshot),
+        unread_partitions(decider, snapshot),
         late_records(decider),
     ];
     causes.into_iter().flatten().collect()
@@ -43,7 +43,7 @@ fn events_for_kafka(state: &ServiceState) -> Option<String> {
     Some(format!("the oldest event of {} has waited for Kafka for {waits}", state.name))
 }
 
-fn unread(state: &ServiceState, snapshot: &Snapshot) -> Option<String> {
+fn unread_partitions(state: &ServiceState, snapshot: &Snapshot) -> Option<String> {
     state.partitions(snapshot.at).filter(|number| *number < 1.0)?;
     Some(format!("no instance of {} reads a partition", state.name))
 }
@@ -80,13 +80,13 @@ mod tests {
         let letter = format!("{reads}dead_letters_waiting 1\n");
         assert_eq!(causes(reads, &letter), [""; 0]);
         let waits = format!("{reads}outbox_oldest_seconds 7\ndead_letters_waiting 1\n");
-        let unread = "consumer_partitions{topic=\"a\"} 0\nconsumer_lag{topic=\"a\"} 2400\n";
+        let metrics = "consumer_partitions{topic=\"a\"} 0\nconsumer_lag{topic=\"a\"} 2400\n";
         let expected = [
             "the oldest event of order has waited for Kafka for 7.0 s",
             "no instance of payment reads a partition",
             "payment has 2,400 records to handle",
         ];
-        assert_eq!(causes(&waits, unread), expected);
+        assert_eq!(causes(&waits, metrics), expected);
         let paused = "consumer_paused{cause=\"operator\"} 0\n\
                       consumer_paused{cause=\"circuit_breaker\"} 1\n";
         let expected = "the consumer of payment is paused by its circuit breaker";

@@ -1,8 +1,7 @@
 //! The replay of a dead letter, once the reason for it is gone.
 //!
-//! Promise: the event has its effect in the transaction that settles its dead letter, and once, however
-//! often and by however many operators it is replayed. Settling a dead letter without the inbox, or without a
-//! lock on its row, breaks it.
+//! Promise: the event has its effect in the transaction that settles its dead letter, and once, however often and by
+//! however many operators it is replayed. Settling a dead letter without the inbox or a lock on its row breaks it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,13 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use metrics::counter;
 use parking_lot::{Mutex, RwLock};
 use sqlx::PgPool;
 use tracing::error;
 
 use crate::event::avro::Codec;
-use crate::kafka::schema_cache::{CONFLICTS_COUNTER, CachedSchema};
+use crate::kafka::schema_cache::{CachedSchema, count_conflict};
 use crate::telemetry::log_throttle::LogThrottle;
 
 /// A row of `chassis.schema_ids`.
@@ -61,7 +60,7 @@ impl KnownSchemas {
             CachedSchema::Resolved(found) => Some(found),
             _ => None,
         };
-        counter!(CONFLICTS_COUNTER).increment(1);
+        count_conflict();
         let reason = format!(
             "schema id {id} means another schema in the registry than when it was used before, {}: the registry was \
              replaced or set back",

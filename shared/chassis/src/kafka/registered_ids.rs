@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use metrics::counter;
 use parking_lot::RwLock;
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, perform_sr_call};
 use schema_registry_converter::schema_registry_common::SrCall;
@@ -12,7 +11,7 @@ use tracing::{error, warn};
 
 use crate::config::reload;
 use crate::event::avro::{self, Undecodable};
-use crate::kafka::schema_cache::{CONFLICTS_COUNTER, VALIDATION_INTERVAL};
+use crate::kafka::schema_cache::{VALIDATION_INTERVAL, count_conflict};
 use crate::kafka::schema_registry_error::{
     error_code, error_summary, is_not_found, report_refusal,
 };
@@ -40,7 +39,7 @@ pub struct RegisteredId {
     pub dataschema: Arc<str>,
 }
 
-struct Entry {
+struct CachedId {
     registered: RegisteredId,
     schema: Arc<str>,
     validated_at: Instant,
@@ -48,7 +47,7 @@ struct Entry {
 
 /// Ids by topic and by the fingerprint in the outbox.
 #[derive(Default)]
-pub(super) struct RegisteredIds(RwLock<HashMap<String, HashMap<Vec<u8>, Entry>>>);
+pub(super) struct RegisteredIds(RwLock<HashMap<String, HashMap<Vec<u8>, CachedId>>>);
 
 impl RegisteredIds {
     pub fn get(&self, topic: &str, fingerprint: &[u8]) -> Option<RegisteredId> {
@@ -57,7 +56,7 @@ impl RegisteredIds {
 
     /// The text of a schema whose id the caller has to validate now.
     pub fn take_due(&self, topic: &str, fingerprint: &[u8]) -> Option<Arc<str>> {
-        let is_due = |entry: &Entry| entry.validated_at.elapsed() >= VALIDATION_INTERVAL;
+        let is_due = |id: &CachedId| id.validated_at.elapsed() >= VALIDATION_INTERVAL;
         if !is_due(self.0.read().get(topic)?.get(fingerprint)?) {
             return None;
         }
@@ -68,7 +67,7 @@ impl RegisteredIds {
     }
 
     pub fn insert(&self, topic: &str, fingerprint: &[u8], schema: &str, registered: RegisteredId) {
-        let entry = Entry { registered, schema: schema.into(), validated_at: Instant::now() };
+        let entry = CachedId { registered, schema: schema.into(), validated_at: Instant::now() };
         let mut ids = self.0.write();
         ids.entry(topic.to_string()).or_default().insert(fingerprint.to_vec(), entry);
     }
@@ -91,7 +90,7 @@ impl RegisteredIds {
         match request_id(settings, topic, schema).await {
             Ok(found) if found.id == earlier => {}
             Ok(found) => {
-                counter!(CONFLICTS_COUNTER).increment(1);
+                count_conflict();
                 let id = found.id;
                 error!(
                     "the registry has the schema of {topic} under id {id}, and had it under {earlier}: it was replaced"

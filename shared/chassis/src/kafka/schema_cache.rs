@@ -1,5 +1,6 @@
 //! What this process knows of each schema id: the schema, or why there is none and when to request it again.
 
+use metrics::counter;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,9 @@ pub(super) const VALIDATION_INTERVAL: Duration = match cfg!(test) {
 };
 
 /// Counts the records whose id means another schema in the registry, and the answers of the registry that show it.
-pub(super) const CONFLICTS_COUNTER: &str = "schema_id_conflicts_total";
+pub(super) fn count_conflict() {
+    counter!("schema_id_conflicts_total").increment(1);
+}
 
 /// With more ids than this, the ids without a schema are forgotten: invalid records must not fill the memory.
 const CACHED_IDS_MAX: usize = 10_000;

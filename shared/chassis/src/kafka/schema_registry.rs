@@ -37,6 +37,9 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the registry may fail for one id, while it serves another, before that id counts as unreadable.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// The text of a schema, and of those that it refers to.
+type SchemaText = (String, Vec<String>);
+
 /// Ids that are requested at the same time: a batch of invalid records must not become a thousand requests at once.
 const CONCURRENT_REQUESTS_MAX: usize = 16;
 
@@ -50,7 +53,7 @@ pub struct SchemaRegistryClient {
     schemas: SchemaCache,
     known: Arc<KnownSchemas>,
     /// By their texts: a codec is never freed, and the registry is asked for the same schema again and again.
-    codecs: Mutex<HashMap<(String, Vec<String>), Arc<Codec>>>,
+    codecs: Mutex<HashMap<SchemaText, Arc<Codec>>>,
     /// Topics whose schemas a healthy registry has.
     declared_topics: RwLock<Vec<&'static Topic>>,
 }

@@ -6,12 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use metrics::counter;
 use parking_lot::Mutex;
 
 use crate::event::avro::Codec;
 use crate::kafka::known_schemas::KnownSchemas;
-use crate::kafka::schema_cache::{CONFLICTS_COUNTER, CachedSchema};
+use crate::kafka::schema_cache::{CachedSchema, count_conflict};
 
 /// What is known of the ids of a batch.
 pub(crate) struct WriterSchemas {
@@ -32,7 +31,7 @@ impl WriterSchemas {
     }
 
     /// The schema of one id, for records of a test.
-    pub(crate) fn of(id: u32, codec: Codec) -> WriterSchemas {
+    pub(crate) fn single(id: u32, codec: Codec) -> WriterSchemas {
         let by_id = HashMap::from([(id, CachedSchema::Resolved(Arc::new(codec)))]);
         WriterSchemas::new(by_id, Arc::default())
     }
@@ -59,7 +58,7 @@ impl WriterSchemas {
             _ => {}
         }
         if found.is_some() {
-            counter!(CONFLICTS_COUNTER).increment(1);
+            count_conflict();
         }
         match self.known.find(dataschema) {
             Some(codec) => CachedSchema::Resolved(codec),
