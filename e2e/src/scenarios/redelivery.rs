@@ -36,7 +36,7 @@ pub async fn table_hashes(client: &Client, service: &str) -> Result<BTreeMap<Str
     let tables: Vec<String> = sqlx::query_scalar(
         "select format('%I.%I', schemaname, tablename) from pg_tables
          where schemaname in ('public', 'chassis')
-           and tablename not in ('_sqlx_migrations', 'migrations', 'idempotency_keys')",
+           and tablename not in ('_sqlx_migrations', 'migrations', 'idempotency_keys', 'consumer_positions')",
     )
     .fetch_all(&mut db)
     .await?;
@@ -107,20 +107,22 @@ pub struct WithheldTopic {
     positions: TopicPartitionList,
 }
 
-/// Withholds a topic from a stopped service: its group skips the records of that topic and reads
-/// all others, until [`release`] restores the offsets.
+/// Withholds a topic from a stopped service: it skips the records of that topic and reads all
+/// others, until [`release`] restores the offsets. A committed offset alone would not skip them.
 pub async fn withhold(
     client: &Client,
     service: &'static str,
     topic: &'static Topic,
 ) -> Result<WithheldTopic> {
+    let skip = "insert into chassis.rewinds (topic, to_offset, reason) values ($1, $2, 'withheld')";
+    let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
+    sqlx::query(skip).bind(topic.name).bind(i64::MAX).execute(&mut db).await?;
     let kafka = client.addresses.kafka.clone();
     tokio::task::spawn_blocking(move || {
         let group = create_consumer(&kafka, service)?;
-        let (mut behind, mut asked) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for (partition, (_, high)) in (0..).zip(watermarks(&group, topic.name)?) {
+        let mut asked = TopicPartitionList::new();
+        for (partition, _) in (0..).zip(watermarks(&group, topic.name)?) {
             asked.add_partition(topic.name, partition);
-            behind.add_partition_offset(topic.name, partition, Offset::Offset(high))?;
         }
         let positions = group.committed_offsets(asked, REQUEST_TIMEOUT)?;
         for mut position in positions.elements() {
@@ -128,7 +130,6 @@ pub async fn withhold(
                 position.set_offset(Offset::Offset(0))?;
             }
         }
-        group.commit(&behind, CommitMode::Sync)?;
         Ok(WithheldTopic { service, positions })
     })
     .await?
