@@ -30,7 +30,7 @@ impl StackState {
                 .set("sasl.username", name)
                 .set("sasl.password", secrets.password(&kafka_secret(name))?);
         } else {
-            let certificate = text(&secrets.certificate(name)?);
+            let certificate = text(&secrets.client_certificate(name)?);
             client
                 .set("security.protocol", "ssl")
                 .set("ssl.certificate.location", &certificate)

@@ -150,10 +150,19 @@ impl Secrets {
     /// A key with its certificate, both in one file. The name is that of a server or a client, and
     /// the certificate's common name. It is made again a week before it expires.
     pub fn certificate(&self, name: &str) -> Result<PathBuf> {
+        self.certificate_for(name, purpose_of(name))
+    }
+
+    /// The certificate of a client of the platform, whatever its name.
+    pub fn client_certificate(&self, name: &str) -> Result<PathBuf> {
+        self.certificate_for(name, Purpose::Client)
+    }
+
+    fn certificate_for(&self, name: &str, purpose: Purpose) -> Result<PathBuf> {
         let (file, ca) = (self.directory.join(format!("{name}.pem")), self.ca()?);
         let made = || {
             let key = fs::read(self.directory.join(CA_KEY_FILE))?;
-            certificates::new_certificate(name, purpose_of(name), &fs::read(&ca)?, &key)
+            certificates::new_certificate(name, purpose, &fs::read(&ca)?, &key)
         };
         self.make(&file, certificates::is_fresh, made)?;
         Ok(file)
