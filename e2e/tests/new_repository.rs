@@ -109,7 +109,13 @@ fn target_directory(root: &Path, variables: &[(&str, &Path)]) -> Result<PathBuf>
 /// A command whose environment does not say where cargo builds.
 fn without_settings(program: &str, root: &Path) -> Command {
     let mut command = Command::new(program);
-    for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_TARGET", "MAKEFLAGS"] {
+    for name in [
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "MAKEFLAGS",
+        "MAKELEVEL",
+    ] {
         command.env_remove(name);
     }
     command.current_dir(root);

@@ -66,10 +66,10 @@ impl TestRecord {
         TestRecord::with_body(&stock::ITEMS, &body).with_header("ce_id", &id(event).to_string())
     }
 
-    fn with_header(mut self, name: &str, value: &str) -> TestRecord {
-        let header = self.headers.iter_mut().find(|header| header.0 == name);
-        header.expect("a header").1 = value.to_string();
-        self
+    fn with_header(self, name: &'static str, value: &str) -> TestRecord {
+        let mut record = self.without_header(name);
+        record.headers.push((name, value.to_string()));
+        record
     }
 
     fn without_header(mut self, name: &str) -> TestRecord {

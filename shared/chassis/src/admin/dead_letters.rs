@@ -50,8 +50,8 @@ struct ListQuery {
     state: ListedState,
     /// Only dead letters of this topic.
     topic: Option<String>,
-    /// Only dead letters of this kind.
-    #[param(inline)]
+    /// Only dead letters of this kind: `undecodable`, `unprocessable` or `handler_failed`.
+    #[param(value_type = Option<String>)]
     kind: Option<ReasonKind>,
     /// Only dead letters whose record has this key.
     key: Option<String>,
@@ -194,8 +194,8 @@ async fn replay<R: UnitOfWork>(
 struct ReplayAllRequest {
     /// Only dead letters of this topic.
     topic: Option<String>,
-    /// Only dead letters of this kind.
-    #[schema(inline)]
+    /// Only dead letters of this kind: `undecodable`, `unprocessable` or `handler_failed`.
+    #[schema(value_type = Option<String>)]
     kind: Option<ReasonKind>,
     /// Only dead letters whose record has this key.
     key: Option<String>,
