@@ -108,7 +108,7 @@ async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_se
 /// Raises the size limit for which a topic refused records, as an operator does.
 async fn raise_max_message_bytes<const TEST: u32>(fixture: &Fixture<TEST>, topic: &Topic) {
     let larger =
-        AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "9999");
+        AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "999999");
     fixture.admin_client().alter_configs([&larger], &AdminOptions::new()).await.unwrap()[0]
         .as_ref()
         .unwrap();
