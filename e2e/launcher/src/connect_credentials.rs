@@ -14,6 +14,7 @@ use openssl::x509::X509;
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 
 use crate::connect_ports::CONNECT;
+use crate::connectors::ConnectorConfig;
 use crate::secrets::{
     SCRAM, Secrets, create_private_directory, database_secret, kafka_secret, write_private,
 };
@@ -25,6 +26,9 @@ const KAFKA_PASSWORD: &str = "kafka";
 
 /// The clients of Kafka whose settings have a prefix: that of the worker itself, and those of its connectors.
 const CLIENTS: [&str; 4] = ["", "producer.", "consumer.", "admin."];
+
+/// The setting with which a client of Kafka names its user.
+const USER_SETTING: &str = "sasl.jaas.config";
 
 impl StackState {
     /// The REST API of the worker.
@@ -49,15 +53,13 @@ impl StackState {
     /// and the API trusts what is in it.
     pub(crate) fn connect_credentials(&self, home: &Path) -> Result<Vec<String>> {
         let password = reference(&self.connect_secrets()?, KAFKA_PASSWORD);
-        let module = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+        let user = login(CONNECT, &password);
         let ca = self.secrets()?.ca()?;
         let for_client = |prefix: &str| {
             [
                 format!("{prefix}security.protocol=SASL_SSL"),
                 format!("{prefix}sasl.mechanism={SCRAM}"),
-                format!(
-                    "{prefix}sasl.jaas.config={module} username=\"{CONNECT}\" password=\"{password}\";"
-                ),
+                format!("{prefix}{USER_SETTING}={user}"),
                 format!("{prefix}ssl.truststore.type=PEM"),
                 format!("{prefix}ssl.truststore.location={}", ca.display()),
             ]
@@ -73,6 +75,21 @@ impl StackState {
         ];
         let api = api.map(|setting| format!("listeners.https.ssl.{setting}"));
         Ok(CLIENTS.into_iter().flat_map(for_client).chain(api).collect())
+    }
+
+    /// The settings with which the clients of a connector of a secured stack are the user of its name, if a feature of the
+    /// stack has such a user.
+    pub(crate) fn connector_credentials(&self, connector: &str) -> Result<ConnectorConfig> {
+        if !self.secure || !self.features.values().flatten().any(|user| user == connector) {
+            return Ok(ConnectorConfig::new());
+        }
+        let file = format!("{KAFKA_PASSWORD}-{connector}");
+        let directory = link(self.secrets()?, &file, &kafka_secret(connector))?;
+        let user = login(connector, &reference(&directory, &file));
+        let clients = CLIENTS.iter().filter(|client| !client.is_empty());
+        let settings =
+            clients.map(|client| (format!("{client}override.{USER_SETTING}"), user.clone().into()));
+        Ok(settings.collect())
     }
 
     /// The REST API reads no PEM files.
@@ -115,6 +132,12 @@ fn link(secrets: &Secrets, name: &str, password: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// The value of the setting that names a user and its password.
+fn login(user: &str, password: &str) -> String {
+    let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+    format!("{module} required username=\"{user}\" password=\"{password}\";")
+}
+
 fn reference(directory: &Path, name: &str) -> String {
     format!("${{secrets:{}:{name}}}", directory.display())
 }
@@ -144,7 +167,16 @@ mod tests {
         // A renewed password is that of the same link.
         let renewed = secrets.renew_password(&kafka_secret(CONNECT)).unwrap();
         assert_eq!(fs::read_to_string(directory.join(KAFKA_PASSWORD)).unwrap(), renewed);
-        assert_eq!(fs::read_dir(directory).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        // A connector is a user of its own, where a feature has it.
+        assert!(state.connector_credentials("a-outbox").unwrap().is_empty());
+        state.features.insert("cdc".to_string(), vec!["a-outbox".to_string()]);
+        let settings = state.connector_credentials("a-outbox").unwrap();
+        let user = settings["admin.override.sasl.jaas.config"].as_str().unwrap();
+        assert!(user.contains(r#"username="a-outbox" password="${secrets:"#), "{user}");
+        assert_eq!(settings.len(), 3);
+        let own = fs::read_to_string(directory.join("kafka-a-outbox")).unwrap();
+        assert_eq!(own, secrets.password(&kafka_secret("a-outbox")).unwrap());
         fs::remove_dir_all(home).unwrap();
     }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
+use crate::eventually::eventually;
 use crate::secrets::connector_role;
 use crate::stack::Stack;
 use crate::topology::HOST;
@@ -95,14 +96,41 @@ impl Stack {
     }
 
     /// Creates the connector of this name, or changes it to this configuration, and waits until all of it runs. Its
-    /// failed tasks start again.
+    /// failed tasks start again. In a secured stack it is the user of Kafka with its name, if a feature of the stack has
+    /// one, and else that of the worker.
     ///
     /// # Errors
     /// If the stack has no Kafka Connect, the worker refuses the configuration, or the connector does not run after a
     /// minute.
     pub async fn apply_connector(&self, name: &str, config: &ConnectorConfig) -> Result<()> {
         let url = self.connect_url()?.context("the stack has no Kafka Connect")?;
-        apply(self.state()?.connect_client()?, &url, name, config).await
+        let state = self.state()?;
+        let mut config = config.clone();
+        config.extend(state.connector_credentials(name)?);
+        apply(state.connect_client()?, &url, name, &config).await
+    }
+
+    /// Removes the connector of this name with its positions, after it has stopped. Nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If the stack has no Kafka Connect, or the connector does not stop within a minute.
+    pub async fn remove_connector(&self, name: &str) -> Result<()> {
+        let url = self.connect_url()?.context("the stack has no Kafka Connect")?;
+        let http = self.state()?.connect_client()?.timeout(REQUEST_TIMEOUT).build()?;
+        let url = format!("{url}/connectors/{name}");
+        if http.get(&url).send().await?.status() == StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        http.put(format!("{url}/stop")).send().await?.error_for_status()?;
+        // The positions can be removed once no task is left.
+        let what = format!("{name} to stop");
+        eventually(&what, RUNNING_TIMEOUT, async || {
+            let removed = http.delete(format!("{url}/offsets")).send().await?;
+            removed.error_for_status().map(drop).map_err(Into::into)
+        })
+        .await?;
+        http.delete(&url).send().await?.error_for_status()?;
+        Ok(())
     }
 
     /// The same, by the URL of a worker that need not be one of the launcher. It is asked over HTTP without a password.

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
+use crate::connect_ports::CONNECT;
 use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, connector_role, kafka_secret, owner_role};
 use crate::stack_state::StackState;
 use crate::token_issuer::{AUDIENCE, ISSUER};
@@ -15,7 +16,7 @@ impl StackState {
     /// The settings of a client of Kafka with a name; see [`crate::Stack::kafka_client_as`].
     pub fn kafka_client_as(&self, name: &str) -> Result<ClientConfig> {
         let mut client = ClientConfig::new();
-        let own = self.ports.kafka_listener(name);
+        let own = self.listener_of_user(name);
         let port = own.unwrap_or(self.ports.kafka);
         client.set("bootstrap.servers", format!("{HOST}:{port}"));
         if !self.secure {
@@ -96,16 +97,18 @@ impl StackState {
         Ok(environment)
     }
 
-    /// The same for the program of the contracts, which also gives every service and every stream processor its user
-    /// in Kafka.
+    /// The same for the program of the contracts, which also gives every service, every stream processor and every feature
+    /// that runs its users in Kafka.
     pub fn credentials_of_contracts(&self) -> Result<Vec<(String, String)>> {
         if !self.secure {
             return Ok(Vec::new());
         }
         let secrets = self.secrets()?;
-        for (name, _) in self.ports.kafka_listeners() {
-            secrets.password_file(&kafka_secret(name))?;
+        for user in self.kafka_users() {
+            secrets.password_file(&kafka_secret(user))?;
         }
+        let connect = self.connect.then_some(CONNECT);
+        let features: Vec<&str> = self.features.keys().map(String::as_str).chain(connect).collect();
         let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(CONTRACTS)?));
         Ok(variables([
             ("SECURE", "1".to_string()),
@@ -114,6 +117,7 @@ impl StackState {
             ("KAFKA_SSL_CERTIFICATE_LOCATION", certificate.clone()),
             ("KAFKA_SSL_KEY_LOCATION", certificate),
             ("KAFKA_USERS_DIRECTORY", text(&secrets.path(KAFKA_USERS))),
+            ("FEATURES", features.join(",")),
             ("SCHEMA_REGISTRY_TOKEN_FILE", text(&secrets.registry_token()?)),
             ("SSL_CERT_FILE", ca),
         ]))

@@ -66,8 +66,9 @@ impl Stack {
             renewed.with_context(|| format!("the passwords of the database of {service}"))?;
         }
         self.print_progress("the passwords of the databases are renewed");
-        for (name, _) in self.ports()?.kafka_listeners() {
-            self.state()?.secrets()?.renew_password(&kafka_secret(name))?;
+        let state = self.state()?;
+        for user in state.kafka_users() {
+            state.secrets()?.renew_password(&kafka_secret(user))?;
         }
         self.apply_contracts(&programs_directory()?).await?;
         self.print_progress("the passwords of Kafka are renewed");

@@ -55,6 +55,36 @@ impl Stack {
         self.update_state(|stack_state| stack_state.connect = true)
     }
 
+    /// Adds a feature of the system, by its name in the contracts, with its users in Kafka. In a secured stack they get
+    /// their passwords and rights when the contracts are applied next.
+    ///
+    /// # Errors
+    /// If the stack is not native.
+    pub fn add_feature(&self, name: &str, users: &[String]) -> Result<()> {
+        self.update_state(|stack_state| {
+            stack_state.features.insert(name.to_string(), users.to_vec());
+        })
+    }
+
+    /// Removes a feature of the system. In a secured stack its users lose their passwords and rights when the contracts are
+    /// applied next.
+    ///
+    /// # Errors
+    /// If the stack is not native.
+    pub fn remove_feature(&self, name: &str) -> Result<()> {
+        self.update_state(|stack_state| {
+            stack_state.features.remove(name);
+        })
+    }
+
+    /// Whether the stack has this feature.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn has_feature(&self, name: &str) -> Result<bool> {
+        Ok(self.state()?.features.contains_key(name))
+    }
+
     /// Adds the worker of Kafka Connect with further plugins: those that the Maven project in the folder
     /// `services/<project>` leaves in `target/plugins`. A worker without them is stopped, since it finds its plugins at
     /// its start. The next `up` starts it.

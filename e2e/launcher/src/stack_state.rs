@@ -46,6 +46,9 @@ pub struct StackState {
     /// The Maven projects whose plugins Kafka Connect has beside its own.
     #[serde(default)]
     pub connect_plugins: Vec<String>,
+    /// The features of the system that run, of those that the contracts name, each with its users in Kafka.
+    #[serde(default)]
+    pub features: BTreeMap<String, Vec<String>>,
     /// The password of the databases that docker compose runs.
     #[serde(skip)]
     pub database_password: Option<String>,
@@ -70,6 +73,7 @@ impl StackState {
             streams: false,
             connect: false,
             connect_plugins: Vec::new(),
+            features: BTreeMap::new(),
             database_password: None,
             secrets: None,
         }

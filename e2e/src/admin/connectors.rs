@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use launcher::directories::programs_directory;
 use launcher::{ConnectorConfig, Stack, eventually};
 use sqlx::{Connection, PgConnection};
 
@@ -11,8 +12,15 @@ use crate::stack_description::SERVICES;
 /// The connector that carries the outbox of a service. The name of the service stands where it says `<service>`.
 const OUTBOX: &str = include_str!("../../../shared/chassis/connectors/outbox.json");
 
+/// How long the connectors may take to send what they captured, and to leave their slots.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The variable of a service that says who carries its outbox.
 const VARIABLE: &str = "RELAY";
+
+/// The feature of the contracts that has the users of these connectors.
+const FEATURE: &str = "cdc";
 
 /// Who carries the outboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,19 +61,20 @@ impl Carrier {
 pub fn choose(stack: &Stack, carrier: Carrier) -> Result<()> {
     if carrier == Carrier::Cdc {
         stack.connect()?;
+        stack.add_feature(FEATURE, &SERVICES.map(outbox_name))?;
     }
     SERVICES
         .iter()
         .try_for_each(|service| stack.set_environment(service, VARIABLE, Some(carrier.value())))
 }
 
-/// Creates the connectors, or changes them to what their files say, and waits until they run. Does nothing in a stack
-/// without Kafka Connect. It can be repeated.
+/// Creates the connectors of the outboxes, or changes them to what their files say, and waits until they run. Does
+/// nothing in a stack whose outboxes no connector carries. It can be repeated.
 ///
 /// # Errors
 /// If one of them does not run.
 pub async fn apply(stack: &Stack) -> Result<()> {
-    if stack.connect_url()?.is_none() {
+    if !stack.has_feature(FEATURE)? {
         return Ok(());
     }
     for service in SERVICES {
@@ -75,10 +84,31 @@ pub async fn apply(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Changes who carries the outboxes while the stack runs: the instances of the services start again, one at a time.
+/// Removes the connectors of the outboxes, their slots, and their users. The services relay by then.
+async fn remove(stack: &Stack) -> Result<()> {
+    for service in SERVICES {
+        stack.remove_connector(&outbox_name(service)).await?;
+        let mut db = PgConnection::connect(&stack.maintenance_database_url(service)?).await?;
+        // The session of the connector ends a moment after its task.
+        eventually(&format!("the slot of {service} to be free"), SLOT_TIMEOUT, async || {
+            let dropped = sqlx::query(
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1",
+            );
+            dropped.bind(format!("{service}_outbox")).execute(&mut db).await.map(drop)?;
+            Ok(())
+        })
+        .await?;
+        db.close().await?;
+    }
+    stack.remove_feature(FEATURE)?;
+    stack.apply_contracts(&programs_directory()?).await
+}
+
+/// Changes who carries the outboxes while the stack runs: the instances of the services start again, one at a time. The
+/// connectors go once nothing of theirs is on its way.
 ///
 /// # Errors
-/// If a component does not start.
+/// If a component does not start, or a connector has events after two minutes that Kafka does not confirm.
 pub async fn switch(stack: &Stack, carrier: Carrier) -> Result<()> {
     choose(stack, carrier)?;
     stack.up().await?;
@@ -92,6 +122,10 @@ pub async fn switch(stack: &Stack, carrier: Carrier) -> Result<()> {
             stack.stop(&name).await?;
             stack.start(&name).await?;
         }
+    }
+    if carrier == Carrier::Service && stack.has_feature(FEATURE)? {
+        wait_until_carried(stack, carrier, DRAIN_TIMEOUT).await?;
+        remove(stack).await?;
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ pub fn is_wanted() -> bool {
 /// # Errors
 /// If the stack is not native.
 pub async fn add(stack: &Stack) -> Result<()> {
+    stack.add_feature(NAME, &CONNECTORS.map(|(name, _)| name.to_string()))?;
     stack.connect_with_plugins_of(NAME).await
 }
 

@@ -1,20 +1,25 @@
 //! Kafka's part of the matrix: topics, groups, settings of the broker and transactions.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use contracts::grants::AclOperation::{
     Alter, AlterConfigs, Create, Delete, Describe, DescribeConfigs, Read, Write,
 };
 use contracts::grants::{AclOperation, AclResource, Grant, OBSERVER};
+use e2e::admin::connectors::{self, Carrier};
+use e2e::admin::reporting;
 use e2e::stack_description::{SERVICES, stack_description};
 use events::{CONTRACTS, DECLARED_TOPICS, INTERNAL_TOPICS, connect, insights};
 use launcher::directories::programs_directory;
 use launcher::{Stack, StackDescription, eventually};
+use rdkafka::ClientConfig;
 
 use super::kafka_attempts::{Client, Setting};
 use super::{Cells, Matrix, compare, surplus};
 use crate::fixture::{TIMEOUT, stack_permit};
+use crate::wires::reaches_kafka;
 
 /// A client with a valid certificate and without rights.
 const STRANGER: &str = "stranger";
@@ -30,6 +35,11 @@ const INTERNAL_TOPIC: &str = "insights-orders-changelog";
 const LAST_TOPIC: &str = "last";
 
 const BROKER: &str = "1";
+
+/// The worker of Kafka Connect and its connectors.
+static USERS_OF_FEATURES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    grants_of_features().into_iter().map(|grant| grant.user.into_owned()).collect()
+});
 
 /// The group of a connector of the reporting database.
 const SINK_GROUP: &str = "connect-reporting-orders";
@@ -56,6 +66,8 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
     let _permit = stack_permit().await?;
     let secure = StackDescription { secure: true, ..stack_description() };
     let stack = Stack::ephemeral(&secure)?;
+    connectors::choose(&stack, Carrier::Cdc)?;
+    reporting::add(&stack).await?;
     stack.up_infrastructure().await?;
     stack.apply_contracts(&programs_directory()?).await?;
     // The second time, the command removes what was added by hand.
@@ -73,13 +85,38 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
         observed.extend(attempts.await??);
     }
     add_changed_settings(&administrator, &mut observed).await?;
-    let grants = CONTRACTS.grants();
+    let grants = &CONTRACTS.grants() | &grants_of_features();
     let expected = identities().flat_map(|identity| declare(&grants, identity)).collect();
-    compare(&observed, &expected, "kafka.txt")
+    compare(&observed, &expected, "kafka.txt")?;
+    the_users_of_a_feature_end_with_it(&stack).await
+}
+
+/// A connector that does not run has no user: Kafka refuses its former password.
+async fn the_users_of_a_feature_end_with_it(stack: &Stack) -> Result<()> {
+    let connectors = USERS_OF_FEATURES.iter().filter(|user| *user != connect::NAME);
+    let clients = connectors.map(|user| Ok((user, stack.kafka_client_as(user)?)));
+    let clients: Vec<(&String, ClientConfig)> = clients.collect::<Result<_>>()?;
+    for (user, client) in &clients {
+        reaches_kafka(client.clone()).await.with_context(|| format!("{user} has no password"))?;
+    }
+    stack.remove_feature("cdc")?;
+    stack.remove_feature(reporting::NAME)?;
+    stack.apply_contracts(&programs_directory()?).await?;
+    for (user, client) in &clients {
+        let refused = reaches_kafka(client.clone()).await.is_err();
+        ensure!(refused, "{user} still has a password");
+    }
+    Ok(())
+}
+
+fn grants_of_features() -> BTreeSet<Grant> {
+    let features = connect::FEATURES.each_ref().map(|feature| feature.name);
+    CONTRACTS.grants_of_features(&features).expect("they are declared")
 }
 
 fn identities() -> impl Iterator<Item = &'static str> {
-    SERVICES.into_iter().chain([insights::NAME, connect::NAME, OBSERVER, STRANGER])
+    let of_features = USERS_OF_FEATURES.iter().map(String::as_str);
+    SERVICES.into_iter().chain([insights::NAME, OBSERVER, STRANGER]).chain(of_features)
 }
 
 fn topics() -> impl Iterator<Item = &'static str> {
@@ -96,9 +133,13 @@ fn cells(identity: &str, kind: &str, name: &str) -> Cells {
     Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
 }
 
-/// Kafka Streams names its transactions in this way.
+/// Kafka Streams and Kafka Connect name their transactions in this way.
 fn transaction_of(identity: &str) -> String {
-    format!("{identity}-1")
+    match identity {
+        connect::NAME => format!("connect-cluster-{identity}"),
+        connector if USERS_OF_FEATURES.contains(connector) => format!("connect-{connector}-0"),
+        other => format!("{other}-1"),
+    }
 }
 
 /// Attempts everything with one identity.

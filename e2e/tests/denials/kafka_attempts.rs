@@ -159,7 +159,10 @@ impl Client {
     /// commit either.
     pub fn tries_group(&self, group: &str) -> Result<GroupAttempts> {
         let consumer = self.consumer(group)?;
-        let topics: Vec<&str> = events::DECLARED_TOPICS.iter().map(|topic| topic.name).collect();
+        // Each identity that may join a group may read one of these, and so gets a partition.
+        let internal = events::INTERNAL_TOPICS.iter().map(|topic| topic.name);
+        let declared = events::DECLARED_TOPICS.iter().map(|topic| topic.name);
+        let topics: Vec<&str> = declared.chain(internal).collect();
         consumer.subscribe(&topics)?;
         let joins = joins(&consumer)?;
         let places = beginning_of(topics[0])?;

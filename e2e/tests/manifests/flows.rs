@@ -55,6 +55,11 @@ const VALUES: [(&str, &str); 4] = [
 const CONVERTER_CA: &str = "value.converter.apicurio.rest.request.ssl.ca-bundle.location";
 
 fn resource(name: &str, mut config: ConnectorConfig) -> String {
+    // The operator writes this key into the Secret of a user.
+    let user = format!("${{secrets:/mnt/{name}:sasl.jaas.config}}");
+    for client in ["producer", "consumer", "admin"] {
+        config.insert(format!("{client}.override.sasl.jaas.config"), user.clone().into());
+    }
     let [class, tasks] = ["connector.class", "tasks.max"].map(|key| config.remove(key).unwrap());
     let settings = config.iter().map(|(key, value)| format!("    {key}: {value}\n"));
     format!(

@@ -87,7 +87,9 @@ fn rights_of_users(objects: &[Value]) -> Rights {
 fn declared_rights(objects: &[Value]) -> Rights {
     let users = of_kind(objects, "KafkaUser").into_iter().chain(of_kind(objects, "Deployment"));
     let users: BTreeSet<&str> = users.map(name).collect();
-    let grants = CONTRACTS.grants().into_iter().filter(|grant| users.contains(&*grant.user));
+    let features = CONTRACTS.grants_of_features(&["connect", "cdc", "reporting"]).unwrap();
+    let grants = CONTRACTS.grants().into_iter().chain(features);
+    let grants = grants.filter(|grant| users.contains(&*grant.user));
     let rights = grants.map(|grant| {
         let kind = format!("{:?}", grant.resource).to_lowercase();
         let any = if grant.is_prefix { "*" } else { "" };

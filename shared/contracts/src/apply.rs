@@ -44,11 +44,15 @@ pub struct Settings {
     /// The stack that owns the Kafka cluster: a cluster of another stack is refused.
     #[arg(long, env, value_parser = cluster_owner::parse_stack_name)]
     stack_name: Option<String>,
-    /// A directory with a file for each service, its password in Kafka. If it is set, the command also brings the
+    /// A directory with a file for each user of Kafka, its password. If it is set, the command also brings the
     /// users of Kafka, their rights and their quotas to what is declared. Unset: another program owns them, such as
     /// Strimzi's user operator.
     #[arg(long, env, value_parser = clap::value_parser!(PathBuf))]
     kafka_users_directory: Option<PathBuf>,
+    /// The features of the system that run, of those that not every installation has, separated by commas. The users of
+    /// the other features have no password and no rights.
+    #[arg(long, env, value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    features: Vec<String>,
     /// With 1, a registry without any of the schemas gets them although topics hold records, whose schema ids may then
     /// mean other schemas.
     #[arg(long, env, default_value = "0", action = ArgAction::Set, value_parser = parse_switch)]
@@ -71,6 +75,7 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
         )
         .into());
     }
+    contracts.grants_of_features(&settings.features)?;
     kafka::validate(&settings.kafka)?;
     let admin: AdminClient<DefaultClientContext> =
         kafka::client_config("contracts", &settings.kafka).create()?;
@@ -96,7 +101,7 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
         }
     }
     if let Some(directory) = &settings.kafka_users_directory {
-        users::apply(contracts, &settings.kafka, directory).await?;
+        users::apply(contracts, &settings.features, &settings.kafka, directory).await?;
     }
     if !settings.accept_empty_registry {
         registry::refuse_if_emptied(&admin, &settings.registry, contracts.topics).await?;

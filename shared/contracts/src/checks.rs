@@ -208,13 +208,16 @@ pub fn assert_asyncapi_file(contracts: &Contracts, file: impl AsRef<Path>) {
     assert_written_by("asyncapi", &document, file.as_ref());
 }
 
-/// Checks that a file has the users of Kafka with their rights. `contracts users` writes it.
+/// Checks that a file has the users of Kafka with their rights, without those of the features, or those of one feature alone.
+/// `contracts users` writes it.
 ///
 /// # Panics
-/// If the file differs or cannot be read.
+/// If the file differs or cannot be read, or the system has no such feature.
 #[track_caller]
-pub fn assert_users_file(contracts: &Contracts, file: impl AsRef<Path>) {
-    assert_written_by("users", &contracts.kafka_users(), file.as_ref());
+pub fn assert_users_file(contracts: &Contracts, feature: Option<&str>, file: impl AsRef<Path>) {
+    let users = contracts.kafka_users(feature).unwrap_or_else(|why| panic!("{why:#}"));
+    let command = feature.map_or("users".to_owned(), |feature| format!("users {feature}"));
+    assert_written_by(&command, &users, file.as_ref());
 }
 
 #[track_caller]

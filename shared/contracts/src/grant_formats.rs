@@ -1,7 +1,9 @@
 //! The rights in Kafka in the formats of other programs that may bring them about: the arguments of
 //! `kafka-acls.sh`, and the objects of Strimzi's user operator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
 
 use crate::Contracts;
 use crate::grants::{AclOperation, AclResource, Grant, OBSERVER};
@@ -21,8 +23,9 @@ spec: { authentication: { type: tls } }
 ";
 
 impl Contracts {
-    /// One line of arguments of `kafka-acls.sh` for each right, in quotes where a shell needs them.
-    pub(crate) fn kafka_acls(&self) -> String {
+    /// One line of arguments of `kafka-acls.sh` for each right, in quotes where a shell needs them, also for those of
+    /// these features.
+    pub(crate) fn kafka_acls(&self, features: &[&str]) -> Result<String> {
         let line = |Grant { user, resource, name, is_prefix, operation }: Grant| {
             let option = match resource {
                 AclResource::Topic => "topic",
@@ -35,19 +38,28 @@ impl Contracts {
                  --resource-pattern-type {pattern}\n"
             )
         };
-        self.grants().into_iter().map(line).collect()
+        let grants = &self.grants() | &self.grants_of_features(features)?;
+        Ok(grants.into_iter().map(line).collect())
     }
 
-    /// One `KafkaUser` of Strimzi for each user: a service has a password, and the observer a certificate.
-    pub(crate) fn kafka_users(&self) -> String {
-        let grants = self.grants();
-        let mut users: BTreeMap<&str, Vec<&Grant>> = BTreeMap::new();
-        for grant in &grants {
-            users.entry(&grant.user).or_default().push(grant);
-        }
-        let objects = users.into_iter().map(|(user, grants)| kafka_user(user, &grants) + "---\n");
-        HEAD.to_string() + &objects.collect::<String>() + CONTRACTS_USER
+    /// One `KafkaUser` of Strimzi for each user: a service has a password, and the observer a certificate. The users of
+    /// a feature are a file of their own.
+    pub(crate) fn kafka_users(&self, feature: Option<&str>) -> Result<String> {
+        let Some(feature) = feature else {
+            let objects =
+                kafka_users(&self.grants()).into_iter().chain([CONTRACTS_USER.to_owned()]);
+            return Ok(HEAD.to_owned() + &objects.collect::<Vec<_>>().join("---\n"));
+        };
+        Ok(HEAD.to_owned() + &kafka_users(&self.grants_of_features(&[feature])?).join("---\n"))
     }
+}
+
+fn kafka_users(grants: &BTreeSet<Grant>) -> Vec<String> {
+    let mut users: BTreeMap<&str, Vec<&Grant>> = BTreeMap::new();
+    for grant in grants {
+        users.entry(&grant.user).or_default().push(grant);
+    }
+    users.into_iter().map(|(user, grants)| kafka_user(user, &grants)).collect()
 }
 
 fn kafka_user(user: &str, grants: &[&Grant]) -> String {
@@ -105,7 +117,7 @@ mod tests {
 
     #[test]
     fn each_right_is_a_line_for_kafka_acls() {
-        let acls = SHOP.kafka_acls();
+        let acls = SHOP.kafka_acls(&[]).unwrap();
         let of_mail: Vec<&str> = acls.lines().filter(|it| it.contains("User:mail")).collect();
         let add = |rest: &str| format!("--add --allow-principal User:mail --operation {rest}");
         let expected = [
@@ -120,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_user_is_an_object_for_strimzi() {
-        let users = SHOP.kafka_users();
+        let users = SHOP.kafka_users(None).unwrap();
         let mail = "\
 kind: KafkaUser
 metadata: { name: mail, labels: { strimzi.io/cluster: kafka } }

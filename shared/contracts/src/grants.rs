@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use anyhow::Result;
+use chassis::config::env::BadConfiguration;
 use chassis::event::{DataClass, Retention};
 
 use crate::Contracts;
@@ -25,6 +27,14 @@ pub struct Grant {
     pub is_prefix: bool,
     /// What the user may do. `Read` and `Write` include `Describe`.
     pub operation: AclOperation,
+}
+
+/// A feature of a system that not every installation runs, such as a connector: its users have rights only where it runs.
+pub struct Feature {
+    /// Its name, as in the variable `FEATURES` of `contracts apply`.
+    pub name: &'static str,
+    /// The rights of its users, and of no other user.
+    pub grants: fn() -> Vec<Grant>,
 }
 
 /// What a grant is about, with Kafka's number for it.
@@ -62,6 +72,17 @@ impl Grant {
         Grant { user, resource, name, is_prefix: false, operation }
     }
 
+    /// The same as [`Grant::new`], with names that are made while the program runs.
+    pub fn from_names(
+        user: &str,
+        resource: AclResource,
+        name: &str,
+        operation: AclOperation,
+    ) -> Grant {
+        let (user, name) = (Cow::Owned(user.to_owned()), Cow::Owned(name.to_owned()));
+        Grant { user, resource, name, is_prefix: false, operation }
+    }
+
     /// The same right, on everything whose name begins with that of the grant.
     pub const fn prefix(mut self) -> Grant {
         self.is_prefix = true;
@@ -77,7 +98,29 @@ impl Grant {
 }
 
 impl Contracts {
-    /// Every right of every user, in order.
+    /// The rights of the users of these features.
+    ///
+    /// # Errors
+    /// If the system has no such feature.
+    pub fn grants_of_features<Name: AsRef<str>>(
+        &self,
+        features: &[Name],
+    ) -> Result<BTreeSet<Grant>> {
+        let mut grants = BTreeSet::new();
+        for name in features.iter().map(AsRef::as_ref) {
+            let feature = self.features.iter().find(|feature| feature.name == name);
+            let feature = feature.ok_or_else(|| {
+                let known: Vec<_> = self.features.iter().map(|feature| feature.name).collect();
+                BadConfiguration::new(format!(
+                    "no feature is called {name:?}; the features are {known:?}"
+                ))
+            })?;
+            grants.extend((feature.grants)());
+        }
+        Ok(grants)
+    }
+
+    /// Every right of every user, without those of the features, in order.
     pub fn grants(&self) -> BTreeSet<Grant> {
         use AclOperation::{Describe, Read, Write};
         use AclResource::{Group, Topic};
@@ -100,12 +143,6 @@ impl Contracts {
             }
         }
         grants
-    }
-
-    /// The users that prove their name with a password: the services, and those that have further rights alone.
-    pub(crate) fn users_with_password(&self) -> BTreeSet<&str> {
-        let further = self.further_grants.iter().copied().flatten().map(|grant| &*grant.user);
-        self.services().into_iter().chain(further).collect()
     }
 
     /// The services: each publishes or subscribes to a topic.
@@ -169,8 +206,21 @@ mod tests {
         static MORE: Contracts =
             Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&[&FURTHER]);
         assert!(MORE.grants().contains(&FURTHER[0]));
-        assert!(
-            MORE.users_with_password().contains("connect") && !MORE.services().contains("connect")
-        );
+        assert!(!MORE.services().contains("connect"));
+    }
+
+    #[test]
+    fn the_users_of_a_feature_have_rights_where_it_runs_alone() {
+        static FEATURES: [Feature; 2] = [
+            Feature { name: "flows", grants: || FURTHER.to_vec() },
+            Feature { name: "reports", grants: Vec::new },
+        ];
+        static MORE: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).features(&FEATURES);
+        assert!(!MORE.grants().contains(&FURTHER[0]));
+        let granted = MORE.grants_of_features(&["flows", "reports"]).unwrap();
+        assert_eq!(granted.into_iter().collect::<Vec<_>>(), FURTHER);
+        let unknown = MORE.grants_of_features(&["flow"]).unwrap_err();
+        assert!(unknown.is::<BadConfiguration>(), "{unknown}");
+        assert!(unknown.to_string().contains(r#""flow"; the features are ["flows", "reports"]"#));
     }
 }

@@ -17,7 +17,7 @@ mod grant_formats; // the rights as other programs want them
 
 use chassis::event::Topic;
 
-use crate::grants::Grant;
+use crate::grants::{Feature, Grant};
 
 pub use versions::record_versions;
 
@@ -34,6 +34,7 @@ pub struct Contracts {
     schemas_folder: &'static str,
     topics: &'static [&'static Topic],
     further_grants: &'static [&'static [Grant]],
+    features: &'static [Feature],
     internal_topics: &'static [InternalTopic],
 }
 
@@ -63,7 +64,7 @@ impl Contracts {
             "a name has 1 to 63 letters, digits, dashes and underscores"
         );
         let schemas_folder = "schemas";
-        let (description, further_grants, internal_topics) = (None, &[], &[]);
+        let (description, further_grants, features, internal_topics) = (None, &[], &[], &[]);
         Contracts {
             name,
             title: name,
@@ -72,6 +73,7 @@ impl Contracts {
             schemas_folder,
             topics,
             further_grants,
+            features,
             internal_topics,
         }
     }
@@ -89,9 +91,16 @@ impl Contracts {
     }
 
     /// The same contracts, with rights in Kafka beyond those that the topics give, a list for each user: a stream
-    /// processor with internal topics, or a connector.
+    /// processor with internal topics.
     pub const fn grants_also(mut self, grants: &'static [&'static [Grant]]) -> Contracts {
         self.further_grants = grants;
+        self
+    }
+
+    /// The same contracts, with features that not every installation runs. Their users and rights exist where `apply` is
+    /// told that they run.
+    pub const fn features(mut self, features: &'static [Feature]) -> Contracts {
+        self.features = features;
         self
     }
 

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use chassis::config::KafkaConfig;
 use kafka_protocol::error::ParseResponseErrorCode;
 use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
-use kafka_protocol::messages::alter_user_scram_credentials_request::ScramCredentialUpsertion;
+use kafka_protocol::messages::alter_user_scram_credentials_request::{
+    ScramCredentialDeletion, ScramCredentialUpsertion,
+};
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use kafka_protocol::messages::describe_acls_response::DescribeAclsResource;
@@ -22,7 +24,7 @@ use kafka_protocol::protocol::StrBytes;
 use openssl::hash::MessageDigest;
 
 use crate::Contracts;
-use crate::grants::Grant;
+use crate::grants::{Grant, OBSERVER};
 use crate::kafka_admin::KafkaAdmin;
 
 /// Versions of the requests that every Kafka from 2.8 on supports.
@@ -42,6 +44,9 @@ const SCRAM_SHA_512: i8 = 2;
 const SCRAM_ITERATIONS: usize = 4096;
 const SHA_512_BYTES: usize = 64;
 const SALT_BYTES: usize = 32;
+
+/// Kafka's number of the error RESOURCE_NOT_FOUND.
+const NO_SUCH_RESOURCE: i16 = 91;
 
 /// A limit of what one user may do to one broker, by its name in Kafka and in the objects of Strimzi.
 pub(crate) struct Quota {
@@ -65,12 +70,21 @@ pub(crate) const QUOTAS: [Quota; 3] = [
     Quota::new("request_percentage", "requestPercentage", 400),
 ];
 
-/// Brings passwords, rights and quotas to what is declared. The directory has a file for each service,
-/// with its password.
-pub async fn apply(contracts: &Contracts, kafka: &KafkaConfig, directory: &Path) -> Result<()> {
+/// Brings passwords, rights and quotas to what is declared for a system of which these features run. The directory has a
+/// file for each user with a password. The users of the other features have none.
+pub async fn apply(
+    contracts: &Contracts,
+    features: &[String],
+    kafka: &KafkaConfig,
+    directory: &Path,
+) -> Result<()> {
+    let declared = &contracts.grants() | &contracts.grants_of_features(features)?;
+    let every_feature: Vec<&str> = contracts.features.iter().map(|feature| feature.name).collect();
+    let of_features = contracts.grants_of_features(&every_feature)?;
+    let (users, absent) = (users_of(&declared), &users_of(&of_features) - &users_of(&declared));
     let mut admin = KafkaAdmin::connect(kafka).await?;
-    set_passwords(&mut admin, contracts, directory).await?;
-    let declared = contracts.grants();
+    remove_passwords(&mut admin, &absent).await?;
+    set_passwords(&mut admin, &users, directory).await?;
     let (created, removed) = reconcile_grants(&mut admin, &declared).await?;
     set_quotas(&mut admin, &declared).await?;
     println!(
@@ -83,7 +97,7 @@ pub async fn apply(contracts: &Contracts, kafka: &KafkaConfig, directory: &Path)
 
 async fn set_passwords(
     admin: &mut KafkaAdmin,
-    contracts: &Contracts,
+    users: &BTreeSet<&str>,
     directory: &Path,
 ) -> Result<()> {
     let upsertion = |service: &str| -> Result<ScramCredentialUpsertion> {
@@ -107,13 +121,35 @@ async fn set_passwords(
             .with_salt(Bytes::copy_from_slice(&salt))
             .with_salted_password(Bytes::copy_from_slice(&salted)))
     };
-    let upsertions =
-        contracts.users_with_password().into_iter().map(upsertion).collect::<Result<_>>()?;
+    // The observer has a certificate.
+    let with_password = users.iter().filter(|user| **user != OBSERVER);
+    let upsertions = with_password.map(|user| upsertion(user)).collect::<Result<_>>()?;
     let request = AlterUserScramCredentialsRequest::default().with_upsertions(upsertions);
     let response = admin.send(SCRAM_VERSION, &request).await?;
     response.results.iter().try_for_each(|result| {
         check(result.error_code, || format!("the password of {} could not be set", &*result.user))
     })
+}
+
+/// Takes the passwords of these users away, so that none of them can sign in.
+async fn remove_passwords(admin: &mut KafkaAdmin, users: &BTreeSet<&str>) -> Result<()> {
+    let deletion = |user: &&str| {
+        ScramCredentialDeletion::default().with_name(text(user)).with_mechanism(SCRAM_SHA_512)
+    };
+    let request = AlterUserScramCredentialsRequest::default()
+        .with_deletions(users.iter().map(deletion).collect());
+    let response = admin.send(SCRAM_VERSION, &request).await?;
+    // A user without a password is the rule.
+    let failed = response.results.iter().filter(|it| it.error_code != NO_SUCH_RESOURCE);
+    failed.into_iter().try_for_each(|result| {
+        check(result.error_code, || {
+            format!("the password of {} could not be removed", &*result.user)
+        })
+    })
+}
+
+fn users_of(grants: &BTreeSet<Grant>) -> BTreeSet<&str> {
+    grants.iter().map(|grant| &*grant.user).collect()
 }
 
 /// Creates the rules that lack and removes those that are not declared. Returns the number of each.
@@ -152,12 +188,11 @@ async fn reconcile_grants(
 }
 
 async fn set_quotas(admin: &mut KafkaAdmin, grants: &BTreeSet<Grant>) -> Result<()> {
-    let users: BTreeSet<&str> = grants.iter().map(|grant| &*grant.user).collect();
     let limit = |quota: Quota| {
         let value = f64::from(quota.value);
         OpData::default().with_key(text(quota.in_kafka)).with_value(value).with_remove(false)
     };
-    let entries = users.into_iter().map(|user| {
+    let entries = users_of(grants).into_iter().map(|user| {
         let entity = EntityData::default()
             .with_entity_type(StrBytes::from_static_str("user"))
             .with_entity_name(Some(text(user)));

@@ -1,18 +1,21 @@
 //! The worker of Kafka Connect, which may carry the outboxes of the services in place of their relays, and may write the
 //! reporting database: its topics and its rights.
 
+use std::collections::BTreeSet;
+
+use chassis::event::Topic;
 use contracts::InternalTopic;
-use contracts::grants::{AclOperation, AclResource, Grant};
+use contracts::grants::AclOperation::{DescribeConfigs, Read, Write};
+use contracts::grants::AclResource::{self, Group, TransactionalId};
+use contracts::grants::{Feature, Grant};
+
+use crate::{TOPICS, insights, orders};
 
 /// Its name: that of its user and of its group.
 pub const NAME: &str = "connect";
 
-/// The names of its transactions begin with this.
-const TRANSACTIONS: &str = "connect-";
-
-/// The names of the groups of the reporting database's connectors begin with this: Kafka Connect names the group of a
-/// connector so.
-const SINK_GROUPS: &str = "connect-reporting-";
+/// The transaction in which the leader of the workers writes settings: Kafka Connect names it after the group.
+const LEADER_TRANSACTION: &str = "connect-cluster-connect";
 
 /// The topics in which the worker keeps the settings of its connectors, their positions and their states. It finds them
 /// by these names, and may not create them.
@@ -50,42 +53,64 @@ pub const DEAD_LETTERS: InternalTopic = InternalTopic {
     settings: &[("cleanup.policy", "delete"), ("retention.ms", "1209600000")],
 };
 
-/// Its rights: to publish what the services publish, to read what the reporting database has, and to keep its own
-/// topics.
-pub static GRANTS: [Grant; 27] = {
-    use AclOperation::{DescribeConfigs, Read, Write};
-    use AclResource::{Group, Topic, TransactionalId};
-    [
-        Grant::new(NAME, Topic, "orders.created", Write),
-        Grant::new(NAME, Topic, "orders.confirmed", Write),
-        Grant::new(NAME, Topic, "orders.cancelled", Write),
-        Grant::new(NAME, Topic, "payments.verified", Write),
-        Grant::new(NAME, Topic, "payments.declined", Write),
-        Grant::new(NAME, Topic, "payments.refunded", Write),
-        Grant::new(NAME, Topic, "stock.reserved", Write),
-        Grant::new(NAME, Topic, "stock.rejected", Write),
-        Grant::new(NAME, Topic, "stock.released", Write),
-        Grant::new(NAME, Topic, "stock.items", Write),
-        Grant::new(NAME, Topic, "orders.confirmed", Read),
-        Grant::new(NAME, Topic, "insights.sales", Read),
-        Grant::new(NAME, Topic, "insights.outcomes", Read),
-        Grant::new(NAME, Topic, DEAD_LETTERS.name, Write),
-        Grant::new(NAME, Topic, HEARTBEATS.name, Write),
-        Grant::new(NAME, Topic, CONFIGS, Read),
-        Grant::new(NAME, Topic, CONFIGS, Write),
-        Grant::new(NAME, Topic, OFFSETS, Read),
-        Grant::new(NAME, Topic, OFFSETS, Write),
-        Grant::new(NAME, Topic, STATUSES, Read),
-        Grant::new(NAME, Topic, STATUSES, Write),
-        // It does not start if one of them is not compacted.
-        Grant::new(NAME, Topic, CONFIGS, DescribeConfigs),
-        Grant::new(NAME, Topic, OFFSETS, DescribeConfigs),
-        Grant::new(NAME, Topic, STATUSES, DescribeConfigs),
+/// The worker, the connectors of the outboxes, and those of the reporting database. Each connector is a user of its own
+/// with its name, and none can do what another one may.
+pub static FEATURES: [Feature; 3] = [
+    Feature { name: NAME, grants: worker },
+    Feature { name: "cdc", grants: outboxes },
+    Feature { name: "reporting", grants: reports },
+];
+
+/// The connectors of the reporting database, each with the topic that it reads.
+const REPORTS: [(&str, &Topic); 3] = [
+    ("reporting-orders", &orders::CONFIRMED),
+    ("reporting-sales", &insights::SALES),
+    ("reporting-outcomes", &insights::OUTCOMES),
+];
+
+/// The worker keeps its own topics, and touches no other one.
+fn worker() -> Vec<Grant> {
+    let mut grants = vec![
         Grant::new(NAME, Group, NAME, Read),
-        Grant::new(NAME, Group, SINK_GROUPS, Read).prefix(),
-        Grant::new(NAME, TransactionalId, TRANSACTIONS, Write).prefix(),
-    ]
-};
+        Grant::new(NAME, TransactionalId, LEADER_TRANSACTION, Write),
+    ];
+    for topic in [CONFIGS, OFFSETS, STATUSES] {
+        // It does not start if one of them is not compacted.
+        let operations = [Read, Write, DescribeConfigs];
+        grants.extend(operations.map(|it| Grant::new(NAME, AclResource::Topic, topic, it)));
+    }
+    grants
+}
+
+/// Each publishes what its service publishes, with its position in the same transaction.
+fn outboxes() -> Vec<Grant> {
+    let services: BTreeSet<&str> = TOPICS.iter().map(|topic| topic.publisher).collect();
+    services.into_iter().flat_map(outbox).collect()
+}
+
+fn outbox(service: &str) -> Vec<Grant> {
+    let user = format!("{service}-outbox");
+    let on = |name: &str, operation| Grant::from_names(&user, AclResource::Topic, name, operation);
+    let published = TOPICS.iter().filter(|topic| topic.publisher == service);
+    let written = published.map(|topic| topic.name).chain([HEARTBEATS.name]);
+    let mut grants: Vec<Grant> = written.map(|topic| on(topic, Write)).collect();
+    grants.extend([Read, Write, DescribeConfigs].map(|operation| on(OFFSETS, operation)));
+    let transactions = format!("{NAME}-{user}-");
+    grants.push(Grant::from_names(&user, TransactionalId, &transactions, Write).prefix());
+    grants
+}
+
+/// Each reads its topic, as the group that Kafka Connect names after it, and sets aside what it cannot write.
+fn reports() -> Vec<Grant> {
+    let of_connector = |(user, topic): (&'static str, &'static Topic)| {
+        [
+            Grant::new(user, AclResource::Topic, topic.name, Read),
+            Grant::new(user, AclResource::Topic, DEAD_LETTERS.name, Write),
+            Grant::from_names(user, Group, &format!("{NAME}-{user}"), Read),
+        ]
+    };
+    REPORTS.into_iter().flat_map(of_connector).collect()
+}
 
 const fn compacted(name: &'static str) -> InternalTopic {
     InternalTopic { name, settings: &[("cleanup.policy", "compact")] }

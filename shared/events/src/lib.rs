@@ -74,7 +74,8 @@ pub static INTERNAL_TOPICS: [InternalTopic; 5] = {
 pub static CONTRACTS: Contracts =
     Contracts::new("holdfast", env!("CARGO_PKG_VERSION"), &DECLARED_TOPICS)
         .title("Holdfast")
-        .grants_also(&[&insights::GRANTS, &connect::GRANTS])
+        .grants_also(&[&insights::GRANTS])
+        .features(&connect::FEATURES)
         .creates_also(&INTERNAL_TOPICS)
         .description(
             "The events of orders, payments and stock. A customer places an order. Payment takes the \

@@ -161,11 +161,21 @@ fn the_stream_processor_may_read_topics_that_exist() {
 }
 
 #[test]
-fn a_connector_may_carry_every_topic_of_the_services() {
+fn each_connector_may_carry_the_topics_of_its_service_and_none_writes_without_its_part() {
     use contracts::grants::{AclOperation, AclResource, Grant};
+    let writes = |grant: &&Grant| {
+        (grant.resource, grant.operation) == (AclResource::Topic, AclOperation::Write)
+    };
+    let granted = CONTRACTS.grants_of_features(&["cdc"]).unwrap();
     for topic in TOPICS {
-        let right = Grant::new(connect::NAME, AclResource::Topic, topic.name, AclOperation::Write);
-        assert!(connect::GRANTS.contains(&right), "add to GRANTS: {right:?}");
+        let writers = granted.iter().filter(writes).filter(|grant| grant.name == topic.name);
+        let writers: Vec<&str> = writers.map(|grant| &*grant.user).collect();
+        assert_eq!(writers, [format!("{}-outbox", topic.publisher)], "{}", topic.name);
+    }
+    let others = CONTRACTS.grants_of_features(&["connect", "reporting"]).unwrap();
+    for grant in others.union(&CONTRACTS.grants()).filter(writes) {
+        let topic = DECLARED_TOPICS.iter().find(|topic| topic.name == grant.name);
+        assert!(topic.is_none_or(|topic| topic.publisher == grant.user), "{grant:?}");
     }
 }
 
@@ -209,11 +219,15 @@ fn the_committed_asyncapi_document_is_the_one_that_the_topics_declare() {
     checks::assert_asyncapi_file(&CONTRACTS, file);
 }
 
-/// `make schema` rewrites the file.
+/// `make schema` rewrites the files.
 #[test]
 fn the_committed_users_of_kafka_are_those_that_the_topics_declare() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s/overlays/production/users.yaml");
-    checks::assert_users_file(&CONTRACTS, file);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s");
+    checks::assert_users_file(&CONTRACTS, None, format!("{folder}/overlays/production/users.yaml"));
+    for feature in &connect::FEATURES {
+        let file = format!("{folder}/components/{}/users.yaml", feature.name);
+        checks::assert_users_file(&CONTRACTS, Some(feature.name), file);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::pin::Pin;
 
 use e2e::client::identity::Identity;
+use e2e::stack_description::with_console;
 use launcher::{StackDescription, TokenIssuer};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use rdkafka::ClientConfig;
@@ -130,7 +131,7 @@ async fn check_logins(stack: &Stack, old: &[Login]) -> Result<()> {
 
 pub async fn on_secured_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
     without_fixture(async || {
-        let secure = StackDescription { secure: true, ..stack_description() };
+        let secure = StackDescription { secure: true, ..with_console() };
         let stack = Stack::ephemeral(&secure)?;
         without_unexpected_exits(&stack, test(&stack)).await
     })
