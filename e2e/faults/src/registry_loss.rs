@@ -1,9 +1,11 @@
 //! A schema registry that loses its data, and gives other ids from then on.
 
 use std::fs;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use launcher::Stack;
+use launcher::directories::programs_directory;
 use reqwest::Client;
 
 /// Deletes the data of the registry, starts it empty, and registers so many schemas of strangers, which take the first
@@ -28,6 +30,23 @@ pub async fn lose_data(stack: &Stack, strangers: usize) -> Result<()> {
         ensure!(answer.status().is_success(), "{}", answer.text().await?);
     }
     Ok(())
+}
+
+/// Applies the contracts with this value of the variable that permits it beside an empty registry. Returns what the program
+/// wrote, and how it ended.
+///
+/// # Errors
+/// If the description of the stack names no program of the contracts, or it cannot be run.
+pub fn apply_contracts(stack: &Stack, accept: Option<&str>) -> Result<Output> {
+    let program = stack.description().contracts_program.as_ref().context("no program")?;
+    let mut contracts = Command::new(programs_directory()?.join(program));
+    contracts
+        .arg("apply")
+        .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
+        .env("SCHEMA_REGISTRY_URL", stack.registry_url()?)
+        .env("STACK_NAME", stack.name()?)
+        .envs(accept.map(|accept| ("ACCEPT_EMPTY_REGISTRY", accept)));
+    Ok(contracts.output()?)
 }
 
 /// A JSON string. The schemas have no control characters.

@@ -1,12 +1,10 @@
 //! The faults, each with the alerts that it must cause.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use faults::{database_faults, group_offsets, log_truncation, registry_loss};
-use launcher::directories::programs_directory;
 use launcher::{Stack, eventually};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
@@ -138,7 +136,9 @@ impl AlertFault {
             }
             AlertFault::RegistryLost => {
                 registry_loss::lose_data(stack, STRANGERS).await?;
-                fill_empty_registry(stack)
+                let applied = registry_loss::apply_contracts(stack, Some("1"))?;
+                ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+                Ok(())
             }
         }
     }
@@ -172,20 +172,6 @@ impl AlertFault {
             }
         }
     }
-}
-
-/// Applies the contracts by permission.
-fn fill_empty_registry(stack: &Stack) -> Result<()> {
-    let mut contracts = Command::new(programs_directory()?.join("contracts"));
-    contracts
-        .arg("apply")
-        .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
-        .env("SCHEMA_REGISTRY_URL", stack.registry_url()?)
-        .env("STACK_NAME", stack.name()?)
-        .env("ACCEPT_EMPTY_REGISTRY", "1");
-    let applied = contracts.output()?;
-    ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
-    Ok(())
 }
 
 /// Gives the services a certificate that they trust beside the others; on this stack nothing presents it. A bundle that

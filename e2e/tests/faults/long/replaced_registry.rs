@@ -1,11 +1,8 @@
 //! The registry loses its data beside topics with records, and gives other ids from then on.
 
-use std::process::{Command, Output};
-
 use e2e::metrics::Metrics;
 use e2e::stack_description::checkout;
 use faults::{database_faults, registry_loss};
-use launcher::directories::programs_directory;
 
 use super::*;
 use crate::fixture::{wait_until_outbox_empty, waiting_dead_letters};
@@ -31,7 +28,7 @@ async fn registry_replaced(stack: &Stack) -> Result<()> {
     wait_until_outbox_empty(&client, "order").await?;
 
     registry_loss::lose_data(stack, STRANGERS).await?;
-    let refused = apply_contracts(stack, None)?;
+    let refused = registry_loss::apply_contracts(stack, None)?;
     let message = String::from_utf8_lossy(&refused.stderr);
     ensure!(refused.status.code() == Some(CONFIGURATION_ERROR), "{:?}: {message}", refused.status);
     ensure!(
@@ -39,7 +36,7 @@ async fn registry_replaced(stack: &Stack) -> Result<()> {
         "{message}"
     );
 
-    let applied = apply_contracts(stack, Some("1"))?;
+    let applied = registry_loss::apply_contracts(stack, Some("1"))?;
     ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
     // Payment and order still have the ids of before.
     orders.extend(place_orders(&client, 6).await?);
@@ -71,17 +68,6 @@ async fn registry_replaced(stack: &Stack) -> Result<()> {
     })
     .await?;
     assert_verified(&client).await
-}
-
-fn apply_contracts(stack: &Stack, accept: Option<&str>) -> Result<Output> {
-    let mut contracts = Command::new(programs_directory()?.join("contracts"));
-    contracts
-        .arg("apply")
-        .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
-        .env("SCHEMA_REGISTRY_URL", stack.registry_url()?)
-        .env("STACK_NAME", stack.name()?)
-        .envs(accept.map(|accept| ("ACCEPT_EMPTY_REGISTRY", accept)));
-    Ok(contracts.output()?)
 }
 
 async fn conflicts(stack: &Stack, client: &Client) -> Result<f64> {

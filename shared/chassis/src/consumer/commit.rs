@@ -98,14 +98,14 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
             Ok::<_, ApplyError>((effect, new))
         };
         let prepared = prepared.await;
-        let (tx, (effect, new)) = tx.keep_or_rollback(prepared).await?;
+        let (tx, (mut effect, new)) = tx.keep_or_rollback(prepared).await?;
         crash_point!("dead_letters.stored", !dead_letters.is_empty());
         crash_point!("consumer.prepared", effect.has_effect());
         tx.commit().await?;
         crash_point!("dead_letters.committed", !dead_letters.is_empty());
         crash_point!("consumer.committed", effect.has_effect());
         self.expects_duplicates = effect.has_duplicates();
-        let had_effect = effect.had_effect();
+        let had_effect = effect.take_had_effect();
         let handled = effect.after_commit(&self.resources.wakeups);
         Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect(), had_effect })
     }

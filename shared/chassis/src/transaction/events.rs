@@ -164,8 +164,8 @@ impl AppliedEvents {
     }
 
     /// Whether each record of the batch had its effect in this transaction.
-    pub fn had_effect(&self) -> Vec<bool> {
-        self.had_effect.clone()
+    pub fn take_had_effect(&mut self) -> Vec<bool> {
+        std::mem::take(&mut self.had_effect)
     }
 
     /// After the commit, never before: wakes the relay and the change feed, and updates the metrics. Returns
