@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
+use e2e::client::addresses::Addresses;
 use e2e::client::http_client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
 use launcher::{Stack, StackDescription, eventually};
@@ -21,6 +22,7 @@ use crate::books::unpaid_cents;
 use crate::completion_watch::CompletionWatch;
 use crate::cpu_costs::{self, Costs};
 use crate::loads::{Load, Measurements, RunningLoad, Target};
+use crate::other_commit::OtherCommit;
 use crate::other_stack::OtherStack;
 use crate::preload;
 use crate::workload::{CUSTOMER_COUNT, Workload, customer_id, sku_name};
@@ -86,6 +88,17 @@ impl BenchEnvironment {
         old: Option<i64>,
         pgbench: bool,
     ) -> Result<BenchEnvironment> {
+        BenchEnvironment::open_version(description, name, old, pgbench, None).await
+    }
+
+    /// The same with the services, the migrations and the contracts of another commit.
+    pub async fn open_version(
+        description: &StackDescription,
+        name: &str,
+        old: Option<i64>,
+        pgbench: bool,
+        version: Option<&OtherCommit>,
+    ) -> Result<BenchEnvironment> {
         let lock = description.lock_exclusive_run(name).await?;
         let directory = description.state_directory()?.join(name);
         // The remains of an earlier stack, even if partly deleted.
@@ -103,8 +116,15 @@ impl BenchEnvironment {
         if old.is_some() {
             preload::attach(&stack).await?;
         }
+        if let Some(version) = version {
+            version.prepare(&stack)?;
+        }
         stack.up().await?;
-        let client = Client::for_stack(&stack)?;
+        let mut addresses = Addresses::from_stack(&stack)?;
+        if let Some(version) = version {
+            version.adapt(&mut addresses, &stack)?;
+        }
+        let client = Client::new(addresses)?;
         let access = Access::to_stack(&stack)?;
         let yardstick = YardstickRunner::prepare(&stack, pgbench).await?;
         let mut environment = BenchEnvironment {

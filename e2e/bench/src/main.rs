@@ -10,12 +10,14 @@
 //! - `loads`, `caller`, `workload`: which orders are placed, and when; `access`: what callers present to
 //!   a secured stack; `completion_watch`: when orders end.
 //! - `security_cost`: a secured stack beside one that is not; `endurance`: an hour.
+//! - `against`: this checkout beside other commits; `other_commit`: their programs, and what is different about them.
 //! - `cores`: services and databases with few cores; `cpu_limit`: how they get them; `session_use`: what limits then.
 //! - `other_stack`: the addresses of a stack on other machines; `processors`: who uses which of this one.
 //! - `preload`: old orders; `machine`: the machine and its settings; `books`: whether all orders have ended.
 //! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
 mod access;
+mod against;
 mod books;
 mod caller;
 mod cases;
@@ -29,6 +31,7 @@ mod experiments;
 mod loads;
 mod machine;
 mod measurement;
+mod other_commit;
 mod other_stack;
 mod plan;
 mod preload;
@@ -58,6 +61,9 @@ struct Arguments {
     /// The experiments; all by default
     #[arg(value_enum)]
     parts: Vec<Experiment>,
+    /// Commits whose services are measured beside those of this checkout, in turn and with a closed loop alone
+    #[arg(long, value_delimiter = ' ', conflicts_with = "parts")]
+    against: Vec<String>,
     #[arg(long, default_value_t = 3)]
     repeats: u32,
     /// The duration of each measurement
@@ -169,6 +175,9 @@ async fn measure_on(
 
 async fn run(arguments: Arguments) -> Result<()> {
     let other = other_stack::from_environment()?;
+    if other.is_some() && !arguments.against.is_empty() {
+        bail!("--against needs stacks on this machine: unset the variables that begin with BENCH_");
+    }
     let parts = chosen_parts(&arguments, other.is_some())?;
     let plan = MeasurementPlan {
         repeats: arguments.repeats,
@@ -198,6 +207,9 @@ async fn measure_own_stacks(
     plan: &MeasurementPlan,
     report: &mut Report,
 ) -> Result<()> {
+    if !arguments.against.is_empty() {
+        return against::measure(arguments, plan, report).await;
+    }
     let (old, others): (Vec<Experiment>, Vec<Experiment>) =
         parts.into_iter().partition(|part| *part == Experiment::Old);
     let (security, others): (Vec<Experiment>, Vec<Experiment>) =

@@ -232,7 +232,8 @@ impl Stack {
                 maven_project::launch_command(self, name, &process.home, environment).await?
             }
             Component::Service { service, .. } => {
-                let own = stack_state.programs.get(&component.to_string()).cloned();
+                let own = stack_state.programs.get(&component.to_string());
+                let own = own.or(stack_state.all_programs.as_ref()).cloned();
                 let programs = own.map_or_else(programs_directory, Ok)?;
                 launch_config::service(&programs, service, "serve", &stack_state, component)?
             }

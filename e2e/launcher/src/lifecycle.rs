@@ -33,8 +33,7 @@ impl Stack {
         if let Some(compose) = &self.compose {
             return compose.up().await;
         }
-        self.state()?;
-        let programs = programs_directory()?;
+        let programs = self.state()?.all_programs.map_or_else(programs_directory, Ok)?;
         let services: Vec<Component> = self
             .components()
             .into_iter()

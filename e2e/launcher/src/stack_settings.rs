@@ -123,6 +123,14 @@ impl Stack {
         })
     }
 
+    /// Runs the services, their migrations and the contracts of another version, from a directory with their programs.
+    ///
+    /// # Errors
+    /// If the stack is not native.
+    pub fn set_all_programs(&self, directory: &Path) -> Result<()> {
+        self.update_state(|stack_state| stack_state.all_programs = Some(directory.to_path_buf()))
+    }
+
     /// Sets the number of instances of each service: further ones start with the next `up`, and
     /// surplus ones are stopped and forgotten now.
     ///

@@ -28,6 +28,9 @@ pub struct StackState {
     /// The directory of the program, by name of instance, if it is another version.
     #[serde(default)]
     pub programs: BTreeMap<String, PathBuf>,
+    /// The directory of all programs of the system, if it is another version.
+    #[serde(default)]
+    pub all_programs: Option<PathBuf>,
     /// The number of replicas of each partition, if more than one; see `brokers`.
     #[serde(default)]
     pub replication_factor: Option<u16>,
@@ -67,6 +70,7 @@ impl StackState {
             kafka_advertised: BTreeMap::new(),
             environment: BTreeMap::new(),
             programs: BTreeMap::new(),
+            all_programs: None,
             replication_factor: None,
             secure: false,
             observed: false,

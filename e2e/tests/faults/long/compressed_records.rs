@@ -3,7 +3,7 @@
 use chassis::kafka::RECORD_BYTES_MAX;
 use e2e::client::sample_events::POISON_KEY;
 use events::stock::RESERVED;
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Message as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +27,12 @@ const CODECS: [(&str, usize, usize); 4] = [
 
 /// The largest record that a topic accepts, whatever its compression.
 const LARGEST_BYTES: usize = RECORD_BYTES_MAX - 1024;
+
+/// A header takes three bytes of a record, and many times as many in the memory of a reader.
+const HEADER_COUNT: usize = LARGEST_BYTES / 3;
+
+/// Such records of each partition: several fetches.
+const HEADER_RECORDS: usize = 20;
 
 /// A position for each record that Kafka accepted.
 #[derive(Clone, Default)]
@@ -93,6 +99,7 @@ async fn a_record_that_compression_makes_small_is_refused_by_kafka_or_fits_into_
             ensure!(codec_accepted.len() >= 3, "{codec}: Kafka accepted {codec_accepted:?}");
             accepted.extend(codec_accepted);
         }
+        accepted.extend(send_headers(client)?);
         stack.start("order").await?;
         wait_until_confirmed(client, &place_orders(client, 3).await?).await?;
         let peak = wait_for_dead_letters(stack, client, &accepted).await?;
@@ -107,6 +114,24 @@ fn send_zeros(producer: &ThreadedProducer<Accepted>, bytes: usize, partition: i3
     let record = BaseRecord::to(RESERVED.name).partition(partition).key(POISON_KEY).payload(&zeros);
     producer.send(record).map_err(|(error, _)| error)?;
     Ok(producer.flush(TIMEOUT)?)
+}
+
+/// Records of nothing but headers.
+fn send_headers(client: &Client) -> Result<Vec<(String, i32, i64)>> {
+    let producer = hostile_producer(client, "none")?;
+    let empty = || Header { key: "h", value: None::<&[u8]> };
+    let headers = (0..HEADER_COUNT)
+        .fold(OwnedHeaders::new_with_capacity(HEADER_COUNT), |headers, _| headers.insert(empty()));
+    let records = HEADER_RECORDS * usize::try_from(RESERVED.partitions)?;
+    for partition in (0..RESERVED.partitions).cycle().take(records) {
+        let record = BaseRecord::to(RESERVED.name).partition(partition).key(POISON_KEY);
+        let record = record.payload(&[]).headers(headers.clone());
+        producer.send(record).map_err(|(error, _)| error)?;
+    }
+    producer.flush(TIMEOUT)?;
+    let accepted = producer.context().positions();
+    ensure!(accepted.len() == records, "Kafka accepted {} of {records}", accepted.len());
+    Ok(accepted)
 }
 
 /// Waits for a dead letter of order for each of these records, and returns the most memory that it needed.
