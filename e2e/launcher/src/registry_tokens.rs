@@ -64,8 +64,8 @@ pub fn settings(key: &[u8]) -> Result<Vec<String>> {
         &format!("quarkus.oidc.{TENANT}.client-id={TENANT}"),
         &format!("quarkus.oidc.{TENANT}.token.audience={TENANT}"),
         &format!("quarkus.oidc.{TENANT}.public-key={}", public.replace('\n', "")),
-        // At a finer level it logs tokens whole, those that it refuses too.
-        "quarkus.log.category.\"io.quarkus.oidc\".level=WARN",
+        // The registry sets this level to DEBUG, at which it logs refused tokens, some of them whole.
+        "quarkus.log.category.\"io.quarkus.oidc.runtime.OidcProvider\".level=WARN",
         "apicurio.auth.role-based-authorization=true",
         "apicurio.auth.role-source=token",
         "apicurio.auth.anonymous-read-access.enabled=true",

@@ -115,7 +115,7 @@ async fn the_worker_serves_its_own_certificate_alone(stack: &Stack) -> Result<()
     };
     ensure!(get(Some(&own)).await? == 200, "its own certificate is accepted");
     ensure!(get(None).await? == 0, "without a certificate it answers");
-    for other in ["services", "administrator", "contracts"] {
+    for other in ["order", "administrator", "contracts"] {
         let status = get(Some(&own.with_file_name(format!("{other}.pem")))).await?;
         ensure!(status == 0, "it answers the certificate of {other} with {status}");
     }
