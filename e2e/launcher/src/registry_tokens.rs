@@ -64,8 +64,10 @@ pub fn settings(key: &[u8]) -> Result<Vec<String>> {
         &format!("quarkus.oidc.{TENANT}.client-id={TENANT}"),
         &format!("quarkus.oidc.{TENANT}.token.audience={TENANT}"),
         &format!("quarkus.oidc.{TENANT}.public-key={}", public.replace('\n', "")),
-        // The registry sets this level to DEBUG, at which it logs refused tokens, some of them whole.
+        // They log refused tokens, some of them whole: the first at DEBUG, which the registry sets, and the second at
+        // ERROR, with all causes of a refusal.
         "quarkus.log.category.\"io.quarkus.oidc.runtime.OidcProvider\".level=WARN",
+        "quarkus.log.category.\"io.apicurio.registry.auth\".level=OFF",
         "apicurio.auth.role-based-authorization=true",
         "apicurio.auth.role-source=token",
         "apicurio.auth.anonymous-read-access.enabled=true",
