@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::connect_ports::CONNECT;
 use crate::directories::is_root;
 use crate::registry_tokens;
 use crate::secrets::{
@@ -68,8 +67,7 @@ impl Secrets {
         contracts.add_certificate(CONTRACTS)?;
         contracts.add("registry-token", &fs::read(self.registry_token()?)?)?;
         contracts.add_directory(KAFKA_USERS)?;
-        let further = description.stream_processors.iter().map(String::as_str).chain([CONNECT]);
-        for user in description.services.iter().map(String::as_str).chain(further) {
+        for user in description.services.iter().chain(&description.stream_processors) {
             let secret = kafka_secret(user);
             contracts.add(&secret, self.password(&secret)?.as_bytes())?;
         }
