@@ -39,9 +39,10 @@ impl BenchEnvironment {
             "the totals of orders exceed the payments by {}",
             untaken - before
         );
-        let dead_letters: i64 = sqlx::query_scalar("select count(*) from chassis.dead_letters")
-            .fetch_one(&mut db)
-            .await?;
+        // Of another commit it may be in the schema of the service.
+        sqlx::query("set search_path to public, chassis").execute(&mut db).await?;
+        let dead_letters: i64 =
+            sqlx::query_scalar("select count(*) from dead_letters").fetch_one(&mut db).await?;
         ensure!(dead_letters == 0, "{dead_letters} dead letters");
         let cancelled: i64 = sqlx::query_scalar(
             "select count(*) from orders where order_id >= $1 and status = 'cancelled'",
