@@ -129,7 +129,7 @@ bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
 bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on $(if $(findstring cores,$(PART)),-c track_activity_query_size=16384)
 # Debian compiles PostgreSQL for speed, and what `make` fetches is compiled for size. The newest of 17 and later serves.
 bench: export POSTGRES_BIN ?= $(lastword $(sort $(wildcard /usr/lib/postgresql/1[7-9]/bin /usr/lib/postgresql/[2-9][0-9]/bin)))
-bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes); AGAINST="commit commit": this checkout beside others, in turn
+bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes); AGAINST="reference commit": this checkout beside others, in turn
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 	@$(if $(LOAD_CPUS),taskset --cpu-list $(LOAD_CPUS)) $(CARGO_TARGET)/release/bench $(PART) $(if $(AGAINST),--against "$(AGAINST)") $(if $(CALLERS),--callers $(CALLERS)) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 

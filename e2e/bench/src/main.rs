@@ -61,7 +61,8 @@ struct Arguments {
     /// The experiments; all by default
     #[arg(value_enum)]
     parts: Vec<Experiment>,
-    /// Commits whose services are measured beside those of this checkout, in turn and with a closed loop alone
+    /// Commits whose services are measured beside those of this checkout, in turn and with a closed loop alone;
+    /// `reference` is the one that the file e2e/bench/reference names
     #[arg(long, value_delimiter = ' ', conflicts_with = "parts")]
     against: Vec<String>,
     #[arg(long, default_value_t = 3)]
