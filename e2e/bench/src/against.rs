@@ -81,7 +81,7 @@ async fn measure_turn(
     }
     let mut runs: BTreeMap<&str, Run> = BTreeMap::new();
     for (name, stack) in order.into_iter().map(|nth| &stacks[nth]) {
-        let run = stack.measure(&format!("{case}, {name}"), workload.clone(), load, plan).await?;
+        let run = stack.measure(&format!("{case}, {name}"), workload, load, plan).await?;
         runs.insert(name, run.clone());
         report.add(run);
     }
