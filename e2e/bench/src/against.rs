@@ -34,8 +34,7 @@ pub async fn measure(
         let description = stack_description();
         let pgbench = !arguments.without_pgbench;
         let opened =
-            BenchEnvironment::open_version(&description, &directory, None, pgbench, version)
-                .await?;
+            BenchEnvironment::open(&description, &directory, None, pgbench, version).await?;
         stacks.push((name, opened));
     }
     let measured = measure_in_turn(&stacks, arguments, plan, report).await;

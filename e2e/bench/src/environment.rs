@@ -80,19 +80,9 @@ pub struct Baseline {
 }
 
 impl BenchEnvironment {
-    /// Starts the stack with this name, with items and rich customers, and with this number of
-    /// preloaded orders on request.
+    /// Starts the stack with this name, with items and rich customers, and on request with this number of preloaded
+    /// orders, or with the services, the migrations and the contracts of another commit.
     pub async fn open(
-        description: &StackDescription,
-        name: &str,
-        old: Option<i64>,
-        pgbench: bool,
-    ) -> Result<BenchEnvironment> {
-        BenchEnvironment::open_version(description, name, old, pgbench, None).await
-    }
-
-    /// The same with the services, the migrations and the contracts of another commit.
-    pub async fn open_version(
         description: &StackDescription,
         name: &str,
         old: Option<i64>,
@@ -116,14 +106,10 @@ impl BenchEnvironment {
         if old.is_some() {
             preload::attach(&stack).await?;
         }
-        if let Some(version) = version {
-            version.prepare(&stack)?;
-        }
+        version.map_or(Ok(()), |version| version.prepare(&stack))?;
         stack.up().await?;
         let mut addresses = Addresses::from_stack(&stack)?;
-        if let Some(version) = version {
-            version.adapt(&mut addresses, &stack)?;
-        }
+        version.map_or(Ok(()), |version| version.adapt(&mut addresses, &stack))?;
         let client = Client::new(addresses)?;
         let access = Access::to_stack(&stack)?;
         let yardstick = YardstickRunner::prepare(&stack, pgbench).await?;

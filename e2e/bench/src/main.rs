@@ -222,7 +222,7 @@ async fn measure_own_stacks(
         let old = old.then_some(plan.old_orders);
         let pgbench = !arguments.without_pgbench;
         let environment =
-            BenchEnvironment::open(&stack_description(), "bench", old, pgbench).await?;
+            BenchEnvironment::open(&stack_description(), "bench", old, pgbench, None).await?;
         measure_on(environment, parts, arguments, plan, report).await?;
     }
     if !security.is_empty() {

@@ -25,7 +25,7 @@ pub async fn measure(
 ) -> Result<()> {
     let open = async |name: &str, secure: bool| {
         let description = StackDescription { secure, ..stack_description() };
-        BenchEnvironment::open(&description, name, None, !arguments.without_pgbench).await
+        BenchEnvironment::open(&description, name, None, !arguments.without_pgbench, None).await
     };
     let stacks = [open("bench", false).await?, open("bench-secured", true).await?];
     let measured = async {

@@ -232,9 +232,7 @@ impl Stack {
                 maven_project::launch_command(self, name, &process.home, environment).await?
             }
             Component::Service { service, .. } => {
-                let own = stack_state.programs.get(&component.to_string());
-                let own = own.or(stack_state.all_programs.as_ref()).cloned();
-                let programs = own.map_or_else(programs_directory, Ok)?;
+                let programs = stack_state.programs_of(component)?;
                 launch_config::service(&programs, service, "serve", &stack_state, component)?
             }
         };

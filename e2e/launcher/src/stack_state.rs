@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::directories::programs_directory;
 use crate::ports::{InstancePorts, Ports, ServicePorts};
 use crate::secrets::{Secrets, database_secret};
 use crate::streams_ports::StreamsPorts;
@@ -237,6 +238,12 @@ impl StackState {
 
     pub fn secrets(&self) -> Result<&Secrets> {
         self.secrets.as_ref().context("only the native stack has secrets of its own")
+    }
+
+    /// The directory of the program of a service's instance.
+    pub fn programs_of(&self, component: &Component) -> Result<PathBuf> {
+        let own = self.programs.get(&component.to_string()).or(self.all_programs.as_ref());
+        own.cloned().map_or_else(programs_directory, Ok)
     }
 
     /// The environment of one instance: its addresses, then the variables of its service, then its

@@ -18,7 +18,6 @@ use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::db::{self, DbErrorClass};
 use crate::flow::backoff::RetryBackoff;
-use crate::flow::batch_queue::BatchReceiver;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
@@ -65,7 +64,7 @@ impl BatchExecutor {
     /// once the executor is stopped and the queue is empty.
     pub async fn next_batch<R: UnitOfWork>(
         &self,
-        waiting: &Mutex<(BatchReceiver<QueuedCommand<R>>, AdaptiveLinger)>,
+        waiting: &Mutex<(mpsc::Receiver<QueuedCommand<R>>, AdaptiveLinger)>,
         stop: &CancellationToken,
     ) -> Option<Vec<QueuedCommand<R>>> {
         let mut batch = Vec::new();

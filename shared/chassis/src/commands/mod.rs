@@ -26,7 +26,6 @@ pub use crate::commands::queue::COMMAND_BATCH_MAX;
 use crate::commands::queue::{BoundCommand, QUEUE_MAX, QueuedCommand, START_TIMEOUT, queue_full};
 use crate::commands::reply::Reply;
 use crate::event::HandlerContext;
-use crate::flow::batch_queue::{BatchReceiver, BatchSender, batch_queue};
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
@@ -49,7 +48,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(12);
 /// The end of the queue that the API uses.
 pub struct Commands<R: UnitOfWork> {
     service: &'static str,
-    queue: BatchSender<QueuedCommand<R>>,
+    queue: mpsc::Sender<QueuedCommand<R>>,
 }
 
 impl<R: UnitOfWork> Clone for Commands<R> {
@@ -61,7 +60,7 @@ impl<R: UnitOfWork> Clone for Commands<R> {
 /// The end of the queue behind [`Commands`]: it runs the executors, as part of the API loop.
 pub struct CommandExecutor<R: UnitOfWork> {
     db: PgPool,
-    queue: BatchReceiver<QueuedCommand<R>>,
+    queue: mpsc::Receiver<QueuedCommand<R>>,
     wakeups: Arc<Wakeups>,
     heartbeat: Heartbeat,
 }
@@ -73,7 +72,7 @@ pub fn command_channel<R: UnitOfWork>(
     wakeups: Arc<Wakeups>,
     heartbeat: Heartbeat,
 ) -> (Commands<R>, CommandExecutor<R>) {
-    let (sender, waiting) = batch_queue(QUEUE_MAX);
+    let (sender, waiting) = mpsc::channel(QUEUE_MAX);
     (
         Commands { service, queue: sender },
         CommandExecutor { db, queue: waiting, wakeups, heartbeat },

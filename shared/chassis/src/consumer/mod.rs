@@ -37,6 +37,7 @@ use futures::future::try_join_all;
 use metrics::{counter, gauge};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use sqlx::PgPool;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -53,7 +54,6 @@ use crate::consumer::resources::ConsumerResources;
 use crate::consumer::router::{DiscardFn, DiscardSlot, EventRouter};
 use crate::dead_letter;
 use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
-use crate::flow::batch_queue::{BatchReceiver, batch_queue};
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
 use crate::flow::wakeups::Wakeups;
@@ -192,7 +192,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         client.subscribe(topics)?;
         let plain = kafka::client_config(self.service, &settings);
         self.lag.attach(isolation, &client, plain).await;
-        let (prefetched, records) = batch_queue(PREFETCH_MAX);
+        let (prefetched, records) = mpsc::channel(PREFETCH_MAX);
         let prefetching =
             tokio::spawn(prefetch::prefetch(client.clone(), self.resources.db.clone(), prefetched));
 
@@ -226,7 +226,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
     async fn run_batches(
         &self,
         client: &Arc<StreamConsumer<GroupContext>>,
-        mut records: BatchReceiver<PrefetchedRecord>,
+        mut records: mpsc::Receiver<PrefetchedRecord>,
         stop: &CancellationToken,
         replacement: &mut Replacement,
     ) -> anyhow::Result<()> {

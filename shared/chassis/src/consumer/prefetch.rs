@@ -13,7 +13,7 @@ use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{Message, OwnedMessage};
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::error::Elapsed;
 use tracing::{error, warn};
 
@@ -24,7 +24,6 @@ use crate::consumer::prefetched_record::{PREFETCH_BYTES_MAX, PrefetchedRecord, m
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resume::{ResumeRetry, resume_all};
 use crate::consumer::{gaps, lag, start};
-use crate::flow::batch_queue::BatchSender;
 use crate::telemetry::{log_throttle::LogThrottle, refusals};
 
 /// After this time without room for another record, fetching is paused and the partitions are kept.
@@ -258,7 +257,7 @@ impl PrefetchReader {
 pub(crate) async fn prefetch(
     client: Arc<StreamConsumer<GroupContext>>,
     db: PgPool,
-    prefetched: BatchSender<PrefetchedRecord>,
+    prefetched: mpsc::Sender<PrefetchedRecord>,
 ) {
     let memory = Arc::new(Semaphore::new(PREFETCH_BYTES_MAX));
     let mut reader = PrefetchReader::new(client, db);
@@ -269,7 +268,7 @@ pub(crate) async fn prefetch(
         let room =
             async { (memory.clone().acquire_many_owned(bytes).await, prefetched.reserve().await) };
         match tokio::time::timeout(FULL_MAX, room).await {
-            Ok((Ok(permit), Some(place))) => {
+            Ok((Ok(permit), Ok(place))) => {
                 place.send(PrefetchedRecord { message, generation, permit });
                 reader.resume_if_paused();
             }

@@ -10,12 +10,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-
-use crate::flow::batch_queue::BatchReceiver;
 
 /// How long after a concurrent batch lingering stays active.
 const ACTIVE_FOR: Duration = Duration::from_millis(200);
+
+/// How often a lingering batch checks its queue. A wakeup per item would cost what lingering saves.
+const FILL_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// After each smaller batch the target size shrinks by this part of it.
 const DECAY_DIVISOR: usize = 8;
@@ -47,15 +49,30 @@ impl AdaptiveLinger {
         &mut self,
         batch: &mut Vec<T>,
         max: usize,
-        waiting: &mut BatchReceiver<T>,
+        waiting: &mut mpsc::Receiver<T>,
         limits: LingerLimits,
     ) {
         if self.is_concurrent() {
-            let enough = self.target_size.min(max).saturating_sub(batch.len());
-            waiting.wait_for(enough, limits).await;
+            let enough = self.target_size.min(max);
+            let mut available = batch.len() + waiting.len();
+            let max_until = Instant::now() + limits.max_wait;
+            let mut idle_until = Instant::now() + limits.idle_gap;
+            while available < enough {
+                let until = idle_until.min(max_until);
+                let remaining = until.saturating_duration_since(Instant::now());
+                if remaining.is_zero() {
+                    break;
+                }
+                sleep(remaining.min(FILL_POLL_INTERVAL)).await;
+                let before = available;
+                available = batch.len() + waiting.len();
+                if available > before {
+                    idle_until = Instant::now() + limits.idle_gap;
+                }
+            }
         }
         while batch.len() < max
-            && let Some(more) = waiting.try_recv()
+            && let Ok(more) = waiting.try_recv()
         {
             batch.push(more);
         }
@@ -87,7 +104,6 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::flow::batch_queue::batch_queue;
 
     const SHORT_DELAY: Duration = Duration::from_millis(5);
 
@@ -106,10 +122,10 @@ mod tests {
 
     #[tokio::test]
     async fn under_concurrency_a_batch_lingers_until_the_idle_gap() {
-        let (sender, mut waiting) = batch_queue(8);
+        let (sender, mut waiting) = mpsc::channel(8);
         let later = tokio::spawn(async move {
             sleep(SHORT_DELAY).await;
-            sender.try_send(2).unwrap();
+            sender.send(2).await.unwrap();
             sender
         });
         let (mut batch, asked) = (vec![1], Instant::now());
@@ -123,11 +139,11 @@ mod tests {
     #[tokio::test]
     async fn with_constant_arrivals_a_batch_lingers_no_longer_than_the_maximum() {
         let wait = LingerLimits { max_wait: LIMITS.idle_gap, idle_gap: LIMITS.idle_gap / 2 };
-        let (sender, mut waiting) = batch_queue(1_000);
+        let (sender, mut waiting) = mpsc::channel(1_000);
         let others = tokio::spawn(async move {
             for nth in 2..1_000 {
                 sleep(SHORT_DELAY).await;
-                sender.try_send(nth).unwrap();
+                sender.send(nth).await.unwrap();
             }
         });
         let (mut batch, asked) = (vec![1], Instant::now());
@@ -140,13 +156,13 @@ mod tests {
     #[tokio::test]
     async fn a_batch_lingers_for_no_more_than_the_target_size_or_the_batch_limit() {
         for (expected, max) in [(2, 9), (9, 2)] {
-            let (sender, mut waiting) = batch_queue(8);
+            let (sender, mut waiting) = mpsc::channel(8);
             let mut full = vec![1, 2];
             let filled = active_linger(expected)
                 .collect(&mut full, max, &mut waiting, LIMITS)
                 .now_or_never();
             assert!(filled.is_some());
-            sender.try_send(2).unwrap();
+            sender.send(2).await.unwrap();
             let mut filled = vec![1];
             assert!(
                 active_linger(expected)
@@ -157,7 +173,7 @@ mod tests {
             assert_eq!((full, filled), (vec![1, 2], vec![1, 2]));
             let later = tokio::spawn(async move {
                 sleep(SHORT_DELAY).await;
-                sender.try_send(2).unwrap();
+                sender.send(2).await.unwrap();
                 sender
             });
             let (mut filling, asked) = (vec![1], Instant::now());
@@ -184,10 +200,10 @@ mod tests {
 
     #[tokio::test]
     async fn without_concurrency_a_batch_takes_what_is_queued_and_does_not_linger() {
-        let (sender, mut waiting) = batch_queue(8);
+        let (sender, mut waiting) = mpsc::channel(8);
         let mut linger = AdaptiveLinger::new(4);
         for nth in [2, 3, 4] {
-            sender.try_send(nth).unwrap();
+            sender.send(nth).await.unwrap();
         }
         let mut batch = vec![1];
         assert!(linger.collect(&mut batch, 3, &mut waiting, LIMITS).now_or_never().is_some());
@@ -197,13 +213,13 @@ mod tests {
 
     #[tokio::test]
     async fn enough_siblings_activate_lingering_for_a_while_and_fewer_do_not() {
-        let (sender, mut waiting) = batch_queue(8);
+        let (sender, mut waiting) = mpsc::channel(8);
         let mut linger = AdaptiveLinger::new(3);
         let before = linger.active_until;
         assert!(linger.collect(&mut vec![1, 2], 9, &mut waiting, LIMITS).now_or_never().is_some());
         assert_eq!(linger.active_until, before);
         for nth in [2, 3] {
-            sender.try_send(nth).unwrap();
+            sender.send(nth).await.unwrap();
         }
         let asked = Instant::now();
         linger.collect(&mut vec![1], 9, &mut waiting, LIMITS).await;

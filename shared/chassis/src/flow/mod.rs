@@ -7,7 +7,6 @@
 
 pub(crate) mod backoff;
 pub(crate) mod backpressure;
-pub(crate) mod batch_queue;
 pub mod heartbeat;
 pub(crate) mod linger;
 pub(crate) mod wakeups;

@@ -6,12 +6,12 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::CommitMode;
 use rdkafka::error::RDKafkaErrorCode::GroupIdNotFound;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::consumer::prefetch;
 use crate::consumer::router::BoundHandler;
 use crate::event::Outcome;
-use crate::flow::batch_queue::batch_queue;
 use crate::telemetry::panics::catch_panic;
 use crate::transaction::incoming_record::EventHandler;
 
@@ -92,7 +92,7 @@ async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one()
     let (consumer, client, stop) =
         (fixture.consumer(), fixture.group_client(), CancellationToken::new());
     client.subscribe(&[names(14).counted.name]).unwrap();
-    let (ahead, _records) = batch_queue(1);
+    let (ahead, _records) = mpsc::channel(1);
     let polling = tokio::spawn(prefetch::prefetch(client.clone(), fixture.db.clone(), ahead));
     eventually("all partitions are its own", async || {
         client.assignment().unwrap().count() == names(14).counted.partitions as usize

@@ -2,17 +2,10 @@
 
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::consumer::prefetch;
-use crate::consumer::prefetched_record::PrefetchedRecord;
-use crate::flow::batch_queue::{BatchReceiver, batch_queue};
-
-async fn next(records: &mut BatchReceiver<PrefetchedRecord>) -> Option<PrefetchedRecord> {
-    let mut one = Vec::new();
-    records.recv_many(&mut one, 1).await;
-    one.pop()
-}
 
 /// It is stopped at several moments of the rebalance that its start causes, and without work. If a member leaves
 /// without a LeaveGroup request, the group waits ten seconds until its session ends.
@@ -70,7 +63,7 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     let fixture = Fixture::<22>::create_with_contracts().await;
     let client = fixture.group_client();
     client.subscribe(&[names(22).counted.name]).unwrap();
-    let (ahead, mut records) = batch_queue(1);
+    let (ahead, mut records) = mpsc::channel(1);
     let reading = tokio::spawn(prefetch::prefetch(client.clone(), fixture.db.clone(), ahead));
     let pause = || client.pause(&client.assignment().unwrap()).unwrap();
     let relay = fixture.relay();
@@ -83,20 +76,20 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     sleep(QUIET_PERIOD / 10).await;
     pause();
     fixture.publish(&events).await;
-    let first = tokio::time::timeout(TEST_TIMEOUT, next(&mut records)).await;
+    let first = tokio::time::timeout(TEST_TIMEOUT, records.recv()).await;
     first.expect("it was resumed").unwrap();
 
     fixture.wait_until_relayed(names(22).counted).await;
     let ends = || client.context().end_offsets.lock().values().sum::<i64>();
     let of_all = events.len() as i64;
     eventually("what it does not fetch counts as behind too", async || ends() == of_all).await;
-    let second = tokio::time::timeout(TEST_TIMEOUT, next(&mut records)).await;
+    let second = tokio::time::timeout(TEST_TIMEOUT, records.recv()).await;
     second.expect("it was resumed at all").unwrap();
     eventually("it is fetched again", async || ends() == 0).await;
     pause();
     fixture.publish(&events).await;
     for nth in 2..2 * events.len() {
-        let record = tokio::time::timeout(TEST_TIMEOUT, next(&mut records)).await;
+        let record = tokio::time::timeout(TEST_TIMEOUT, records.recv()).await;
         record.unwrap_or_else(|_| panic!("it was resumed: {nth}")).unwrap();
     }
     reading.abort();
