@@ -105,7 +105,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         crash_point!("dead_letters.committed", !dead_letters.is_empty());
         crash_point!("consumer.committed", effect.has_effect());
         self.expects_duplicates = effect.has_duplicates();
-        let had_effect = effect.take_had_effect();
+        let had_effect = std::mem::take(&mut effect.had_effect);
         let handled = effect.after_commit(&self.resources.wakeups);
         Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect(), had_effect })
     }

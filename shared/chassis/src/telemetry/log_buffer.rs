@@ -5,7 +5,6 @@
 //! ones first, and one line reports the loss once the log is read again. Code that writes to standard output or to
 //! standard error while the process serves breaks the promise.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -18,11 +17,9 @@ use parking_lot::{Condvar, Mutex};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-pub(crate) const LOST_COUNTER: &str = "log_lines_lost_total";
+use crate::telemetry::waiting_lines::{LEVELS, LineCounts, WaitingLines, add, severity};
 
-/// Lines that wait, and their bytes, at most.
-const LINES_MAX: usize = 10_000;
-const BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const LOST_COUNTER: &str = "log_lines_lost_total";
 
 /// Bytes that the thread takes out of the buffer and writes at a time, unless one line has more. None of them is lost
 /// for a more severe line any more.
@@ -58,20 +55,6 @@ pub(super) fn flush_at_panic() {
     }
 }
 
-/// The levels, the most severe one first, as labels of [`LOST_COUNTER`].
-pub(crate) const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-
-/// A number of lines for each of [`LEVELS`].
-type LineCounts = [u64; LEVELS.len()];
-
-/// The place of a level in [`LEVELS`].
-fn severity(level: Level) -> usize {
-    [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE]
-        .iter()
-        .position(|known| *known == level)
-        .unwrap_or(LEVELS.len() - 1)
-}
-
 /// The lines that wait. A clone is the same buffer.
 #[derive(Clone, Default)]
 pub(super) struct LogBuffer(Arc<Shared>);
@@ -83,70 +66,6 @@ struct Shared {
     added: Condvar,
     /// Wakes those who wait for the end of a write.
     written: Condvar,
-}
-
-#[derive(Default)]
-struct WaitingLines {
-    /// By severity, each with its number in the log.
-    by_severity: [VecDeque<(u64, Vec<u8>)>; LEVELS.len()],
-    count: usize,
-    bytes: usize,
-    /// The number of the next line.
-    next: u64,
-    /// All lines that were lost so far.
-    lost: LineCounts,
-    is_writing: bool,
-    /// Whether a flush was given up, and nothing was written since.
-    is_stalled: bool,
-}
-
-impl WaitingLines {
-    fn has_room(&self, bytes: usize) -> bool {
-        self.count < LINES_MAX && self.bytes + bytes <= BYTES_MAX
-    }
-
-    /// Adds a line. Without room for it, less severe lines are lost for it, or it is lost itself. Returns what was lost.
-    fn push(&mut self, severity: usize, line: &[u8]) -> LineCounts {
-        let mut lost = LineCounts::default();
-        while !self.has_room(line.len()) {
-            let mut less_severe = (severity + 1..LEVELS.len()).rev();
-            let least = less_severe.find(|it| !self.by_severity[*it].is_empty());
-            let Some(least) = least.filter(|_| line.len() <= BYTES_MAX) else {
-                lost[severity] += 1;
-                break;
-            };
-            self.pop(least);
-            lost[least] += 1;
-        }
-        if lost[severity] == 0 {
-            self.by_severity[severity].push_back((self.next, line.to_vec()));
-            self.count += 1;
-            self.bytes += line.len();
-            self.next += 1;
-        }
-        add(&mut self.lost, &lost);
-        lost
-    }
-
-    /// Takes the oldest line of a severity.
-    fn pop(&mut self, severity: usize) -> Option<Vec<u8>> {
-        let (_, line) = self.by_severity[severity].pop_front()?;
-        self.count -= 1;
-        self.bytes -= line.len();
-        Some(line)
-    }
-
-    /// The severity and the bytes of the oldest line.
-    fn oldest(&self) -> Option<(usize, usize)> {
-        let fronts = self.by_severity.iter().enumerate();
-        let fronts = fronts.filter_map(|(severity, lines)| Some((severity, lines.front()?)));
-        let (severity, (_, line)) = fronts.min_by_key(|(_, (nth, _))| *nth)?;
-        Some((severity, line.len()))
-    }
-}
-
-fn add(sum: &mut LineCounts, more: &LineCounts) {
-    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
 
 fn count_lost(lost: &LineCounts) {
@@ -364,28 +283,6 @@ mod tests {
         assert!(lost[2] > 0 && read("INFO") + lost[2] == OTHERS, "{lost:?}, {}", read("INFO"));
         assert_eq!(lost[1] + lost[3] + lost[4], 0, "{lost:?}");
         assert!(text.lines().all(|line| line.contains("nth=")), "a line is whole or lost");
-    }
-
-    #[test]
-    fn the_least_severe_lines_are_lost_first_and_the_bounds_hold() {
-        let mut lines = WaitingLines::default();
-        let line = [b'x'; 1024];
-        for _ in 0..BYTES_MAX / line.len() / 2 {
-            assert_eq!(lines.push(3, &line), LineCounts::default());
-            assert_eq!(lines.push(2, &line), LineCounts::default());
-        }
-        assert_eq!(lines.push(4, &line), [0, 0, 0, 0, 1], "it is the least severe one itself");
-        assert_eq!(lines.push(0, &line), [0, 0, 0, 1, 0]);
-        assert_eq!(lines.push(0, &[b'x'; 1025]), [0, 0, 0, 2, 0], "two make room for a larger one");
-        assert_eq!(lines.push(0, &[b'x'; BYTES_MAX + 1]), [1, 0, 0, 0, 0], "it can never fit");
-        while lines.lost[0] == 1 {
-            lines.push(0, &line);
-            assert!(lines.bytes <= BYTES_MAX);
-        }
-        assert!(lines.by_severity[1..].iter().all(VecDeque::is_empty), "errors are lost last");
-        let mut lines = WaitingLines::default();
-        (0..LINES_MAX).for_each(|_| assert_eq!(lines.push(1, b""), LineCounts::default()));
-        assert_eq!(lines.push(1, b""), [0, 1, 0, 0, 0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::telemetry::{log_buffer, refusals, trace_export};
+use crate::telemetry::{log_buffer, refusals, trace_export, waiting_lines};
 
 /// How often the exporter drops the samples of histograms that have left its window.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -174,7 +174,7 @@ fn describe_metrics() {
             metrics::counter!(refusals::COUNTER, "system" => system, "kind" => kind).increment(0);
         }
     }
-    for level in log_buffer::LEVELS {
+    for level in waiting_lines::LEVELS {
         metrics::counter!(log_buffer::LOST_COUNTER, "level" => level).increment(0);
     }
     for (name, meaning) in GAUGES {

@@ -15,6 +15,7 @@ pub(crate) mod refusals;
 mod resource;
 mod trace_context;
 pub(crate) mod trace_export;
+mod waiting_lines;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

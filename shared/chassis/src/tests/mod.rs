@@ -24,6 +24,7 @@ mod dead_letters;
 mod discard;
 mod empty_metadata;
 mod handled_events;
+mod http_connections;
 mod http_server;
 mod http_shutdown;
 mod https;

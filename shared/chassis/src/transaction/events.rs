@@ -103,8 +103,8 @@ pub(crate) struct AppliedEvents {
     handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
     /// The topic of each event that had its effect before.
     duplicates: Vec<&'static str>,
-    /// Whether each record had its effect in this transaction.
-    had_effect: Vec<bool>,
+    /// Whether each record of the batch had its effect in this transaction.
+    pub had_effect: Vec<bool>,
     /// When its transaction began, by the database's clock.
     now: DateTime<Utc>,
     /// When handling began, right after that, by ours.
@@ -161,11 +161,6 @@ impl AppliedEvents {
     /// Whether any event had its effect in this transaction.
     pub fn has_effect(&self) -> bool {
         !self.handled.is_empty()
-    }
-
-    /// Whether each record of the batch had its effect in this transaction.
-    pub fn take_had_effect(&mut self) -> Vec<bool> {
-        std::mem::take(&mut self.had_effect)
     }
 
     /// After the commit, never before: wakes the relay and the change feed, and updates the metrics. Returns
