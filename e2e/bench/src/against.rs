@@ -12,7 +12,7 @@ use crate::experiments::Experiment;
 use crate::other_commit::OtherCommit;
 use crate::plan::MeasurementPlan;
 use crate::report::{RATIO_PREFIX, Report, Run, SAGAS_PER_SECOND, is_ratio_figure};
-use crate::{Arguments, warm_up};
+use crate::{Arguments, measure_side_by_side};
 
 /// The name of this checkout among the commits.
 const THIS: &str = "this checkout";
@@ -26,48 +26,29 @@ pub async fn measure(
     let commits: Vec<OtherCommit> =
         arguments.against.iter().map(|it| OtherCommit::build(it)).collect::<Result<_>>()?;
     let versions = [None].into_iter().chain(commits.iter().map(Some));
-    let mut stacks = Vec::new();
+    let (mut names, mut stacks) = (Vec::new(), Vec::new());
     for (nth, version) in versions.enumerate() {
         let name = version.map_or(THIS, |commit| &commit.name).to_string();
         eprintln!("{name}");
-        let directory = format!("bench-{nth}");
-        let description = stack_description();
+        let (description, directory) = (stack_description(), format!("bench-{nth}"));
         let pgbench = !arguments.without_pgbench;
-        let opened =
-            BenchEnvironment::open(&description, &directory, None, pgbench, version).await?;
-        stacks.push((name, opened));
+        stacks
+            .push(BenchEnvironment::open(&description, &directory, None, pgbench, version).await?);
+        names.push(name);
     }
-    let measured = measure_in_turn(&stacks, arguments, plan, report).await;
-    if !arguments.stay {
-        for (_, stack) in stacks {
-            stack.close().await?;
-        }
-    }
-    measured
-}
-
-async fn measure_in_turn(
-    stacks: &[(String, BenchEnvironment)],
-    arguments: &Arguments,
-    plan: &MeasurementPlan,
-    report: &mut Report,
-) -> Result<()> {
-    for (_, stack) in stacks {
-        warm_up(stack, arguments, plan, report).await?;
-    }
-    for nth in 0..plan.repeats {
-        eprintln!("against {}, {} of {}", arguments.against.join(", "), nth + 1, plan.repeats);
+    let turn = async |stacks: &[BenchEnvironment], nth: u32, report: &mut Report| {
         for case in Experiment::Closed.cases(plan) {
-            measure_turn(stacks, nth, case, plan, report).await?;
+            let stacks: Vec<_> = names.iter().map(String::as_str).zip(stacks).collect();
+            measure_turn(&stacks, nth, case, plan, report).await?;
         }
-        report.write(&arguments.into)?;
-    }
-    Ok(())
+        Ok(())
+    };
+    measure_side_by_side(stacks, arguments, plan, report, turn).await
 }
 
 /// One measurement of each stack. Each turn begins with the next one, and every other turn goes round backwards.
 async fn measure_turn(
-    stacks: &[(String, BenchEnvironment)],
+    stacks: &[(&str, &BenchEnvironment)],
     turn: u32,
     (case, workload, load): Case,
     plan: &MeasurementPlan,
@@ -79,7 +60,7 @@ async fn measure_turn(
         order.reverse();
     }
     let mut runs: BTreeMap<&str, Run> = BTreeMap::new();
-    for (name, stack) in order.into_iter().map(|nth| &stacks[nth]) {
+    for (name, stack) in order.into_iter().map(|nth| stacks[nth]) {
         let run = stack.measure(&format!("{case}, {name}"), workload, load, plan).await?;
         runs.insert(name, run.clone());
         report.add(run);

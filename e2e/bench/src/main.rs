@@ -136,6 +136,35 @@ async fn warm_up(
     Ok(())
 }
 
+/// Measures stacks that run at the same time, in turns, and closes them. `turn` gets the number of its turn.
+async fn measure_side_by_side(
+    stacks: Vec<BenchEnvironment>,
+    arguments: &Arguments,
+    plan: &MeasurementPlan,
+    report: &mut Report,
+    turn: impl AsyncFn(&[BenchEnvironment], u32, &mut Report) -> Result<()>,
+) -> Result<()> {
+    let measured = async {
+        for stack in &stacks {
+            warm_up(stack, arguments, plan, report).await?;
+        }
+        for nth in 0..plan.repeats {
+            eprintln!("turn {} of {}", nth + 1, plan.repeats);
+            turn(&stacks, nth, report).await?;
+            // A later turn may fail.
+            report.write(&arguments.into)?;
+        }
+        anyhow::Ok(())
+    };
+    let measured = measured.await;
+    if !arguments.stay {
+        for stack in stacks {
+            stack.close().await?;
+        }
+    }
+    measured
+}
+
 /// The experiments that were asked for: by default all that take minutes and that the stack allows.
 fn chosen_parts(arguments: &Arguments, is_other: bool) -> Result<Vec<Experiment>> {
     let parts = &arguments.parts;
@@ -227,7 +256,6 @@ async fn measure_own_stacks(
     }
     if !security.is_empty() {
         security_cost::measure(arguments, plan, report).await?;
-        report.write(&arguments.into)?;
     }
     Ok(())
 }

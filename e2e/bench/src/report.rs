@@ -26,14 +26,6 @@ const CPU_PREFIX: &str = "µs/saga ";
 /// The ratio of a figure to that of another commit.
 pub const RATIO_PREFIX: &str = "ratio ";
 
-/// Whether the ratio of such figures says something: rates, latencies and costs of a saga.
-pub fn is_ratio_figure(figure: &str) -> bool {
-    let latencies = ["commit p50 ms", "commit p99 ms", "end p50 ms", "end p99 ms"];
-    latencies.contains(&figure)
-        || [SAGAS_PER_SECOND, "CPU µs/saga", "Postgres µs/saga"].contains(&figure)
-        || [CPU_PREFIX, "bytes/saga ", "work/saga "].iter().any(|it| figure.starts_with(it))
-}
-
 /// The load of the machine before the run, and of other processes during it.
 const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
 /// Each prefix has a table of its own.
@@ -48,6 +40,14 @@ const COST_PREFIXES: [&str; 9] = [
     "% busy ",
     "sagas/s if always busy: ",
 ];
+
+/// Whether the ratio of such figures says something: rates, latencies and costs of a saga.
+pub fn is_ratio_figure(figure: &str) -> bool {
+    let latencies = ["commit p50 ms", "commit p99 ms", "end p50 ms", "end p99 ms"];
+    latencies.contains(&figure)
+        || [SAGAS_PER_SECOND, "CPU µs/saga", "Postgres µs/saga"].contains(&figure)
+        || [CPU_PREFIX, "bytes/saga ", "work/saga "].iter().any(|it| figure.starts_with(it))
+}
 
 impl Run {
     pub fn new(name: &str) -> Run {

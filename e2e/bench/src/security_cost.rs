@@ -12,7 +12,7 @@ use crate::loads::Load;
 use crate::plan::MeasurementPlan;
 use crate::report::{Report, Run, SAGAS_PER_SECOND};
 use crate::workload::Workload;
-use crate::{Arguments, warm_up};
+use crate::{Arguments, measure_side_by_side};
 
 const OPEN: &str = "SECURE=0";
 const SECURED: &str = "SECURE=1, with tokens";
@@ -27,36 +27,24 @@ pub async fn measure(
         let description = StackDescription { secure, ..stack_description() };
         BenchEnvironment::open(&description, name, None, !arguments.without_pgbench, None).await
     };
-    let stacks = [open("bench", false).await?, open("bench-secured", true).await?];
-    let measured = async {
-        for stack in &stacks {
-            warm_up(stack, arguments, plan, report).await?;
-        }
-        for nth in 0..plan.repeats {
-            eprintln!("Security, {} of {}", nth + 1, plan.repeats);
-            measure_pair(&stacks, nth % 2 == 1, plan, report).await?;
-        }
-        anyhow::Ok(())
+    let stacks = vec![open("bench", false).await?, open("bench-secured", true).await?];
+    let turn = async |stacks: &[BenchEnvironment], nth: u32, report: &mut Report| {
+        measure_pair(stacks, nth % 2 == 1, plan, report).await
     };
-    let measured = measured.await;
-    if !arguments.stay {
-        for stack in stacks {
-            stack.close().await?;
-        }
-    }
-    measured
+    measure_side_by_side(stacks, arguments, plan, report, turn).await
 }
 
 /// One measurement of each stack: the open one first, or the secured one.
 async fn measure_pair(
-    [open, secured]: &[BenchEnvironment; 2],
+    stacks: &[BenchEnvironment],
     reversed: bool,
     plan: &MeasurementPlan,
     report: &mut Report,
 ) -> Result<()> {
     let mut rates = BTreeMap::new();
     for is_secured in [reversed, !reversed] {
-        let (stack, name) = if is_secured { (secured, SECURED) } else { (open, OPEN) };
+        let name = if is_secured { SECURED } else { OPEN };
+        let stack = &stacks[usize::from(is_secured)];
         let run = stack.measure(name, Workload::default(), Load::SATURATING, plan).await?;
         rates.insert(is_secured, run.get(SAGAS_PER_SECOND));
         report.add(run);
