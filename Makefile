@@ -208,7 +208,7 @@ schema: build ## Record a changed schema as its next version, if it is compatibl
 	@$(TARGET)/contracts record
 	@$(TARGET)/contracts asyncapi >docs/asyncapi.yaml
 	@$(TARGET)/contracts users >k8s/overlays/production/users.yaml
-	@for part in connect cdc reporting; do $(TARGET)/contracts users $$part >k8s/components/$$part/users.yaml; done
+	@for feature in connect cdc reporting; do $(TARGET)/contracts users $$feature >k8s/components/$$feature/users.yaml; done
 
 monitoring: tools ## Rewrite what docker compose mounts of k8s/monitoring
 	@REWRITE_MONITORING=1 cargo test --package e2e --test main --profile ci --locked --quiet -- docker_compose_mounts_what_the_folder_has

@@ -42,9 +42,7 @@ pub fn apply_contracts(stack: &Stack, accept: Option<&str>) -> Result<Output> {
     let mut contracts = Command::new(programs_directory()?.join(program));
     contracts
         .arg("apply")
-        .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
-        .env("SCHEMA_REGISTRY_URL", stack.registry_url()?)
-        .env("STACK_NAME", stack.name()?)
+        .envs(stack.environment_of_contracts()?)
         .envs(accept.map(|accept| ("ACCEPT_EMPTY_REGISTRY", accept)));
     Ok(contracts.output()?)
 }

@@ -95,17 +95,26 @@ impl Stack {
         let mut launch = LaunchCommand { program: programs.join(name), ..LaunchCommand::default() };
         ensure!(launch.program.is_file(), "there is no program {}", launch.program.display());
         launch.arguments.push("apply".to_string());
+        launch.environment = self.environment_of_contracts()?;
+        self.run_command(&format!("{name} apply"), &launch, name).await
+    }
+
+    /// The variables with which [`Stack::apply_contracts`] runs its program.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn environment_of_contracts(&self) -> Result<Vec<(String, String)>> {
         let state = self.state()?;
-        launch.environment = vec![
+        let mut environment = vec![
             ("KAFKA_BOOTSTRAP_SERVERS".to_string(), self.kafka_bootstrap()?),
             ("SCHEMA_REGISTRY_URL".to_string(), self.registry_url()?),
             ("STACK_NAME".to_string(), self.name()?),
         ];
-        launch.environment.extend(state.credentials_of_contracts()?);
+        environment.extend(state.credentials_of_contracts()?);
         let copies = state.replication_factor;
         let copies = copies.map(|copies| ("REPLICATION_FACTOR".to_string(), copies.to_string()));
-        launch.environment.extend(copies);
-        self.run_command(&format!("{name} apply"), &launch, name).await
+        environment.extend(copies);
+        Ok(environment)
     }
 
     /// Stops everything and keeps all data. Nothing of the stack runs afterwards.

@@ -140,8 +140,8 @@ async fn remove_passwords(admin: &mut KafkaAdmin, users: &BTreeSet<&str>) -> Res
         .with_deletions(users.iter().map(deletion).collect());
     let response = admin.send(SCRAM_VERSION, &request).await?;
     // A user without a password is the rule.
-    let failed = response.results.iter().filter(|it| it.error_code != NO_SUCH_RESOURCE);
-    failed.into_iter().try_for_each(|result| {
+    let mut failed = response.results.iter().filter(|it| it.error_code != NO_SUCH_RESOURCE);
+    failed.try_for_each(|result| {
         check(result.error_code, || {
             format!("the password of {} could not be removed", &*result.user)
         })

@@ -161,7 +161,7 @@ fn the_stream_processor_may_read_topics_that_exist() {
 }
 
 #[test]
-fn each_connector_may_carry_the_topics_of_its_service_and_none_writes_without_its_part() {
+fn each_connector_may_carry_the_topics_of_its_service_and_none_writes_without_its_feature() {
     use contracts::grants::{AclOperation, AclResource, Grant};
     let writes = |grant: &&Grant| {
         (grant.resource, grant.operation) == (AclResource::Topic, AclOperation::Write)
