@@ -3,17 +3,15 @@
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Uri, header};
-use axum::middleware::Next;
-use axum::response::Response;
 
 use crate::http::problem::Problem;
 
 /// Refuses a request that names two hosts.
-pub(super) async fn check_host(request: Request, next: Next) -> Result<Response, Problem> {
-    if !names_one_host(request.uri(), request.headers()) {
-        return Err(Problem::malformed("The request names two hosts."));
+pub(super) fn check_host(request: &Request) -> Result<(), Problem> {
+    match names_one_host(request.uri(), request.headers()) {
+        true => Ok(()),
+        false => Err(Problem::malformed("The request names two hosts.")),
     }
-    Ok(next.run(request).await)
 }
 
 /// Whether there is one header `Host` at most, and the target of the request names no other host.

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::trace::{FutureExt, SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context as TraceContext, KeyValue};
@@ -18,7 +17,10 @@ use crate::telemetry::labels::Labels;
 const UNTRACED_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// A middleware around every route.
-pub async fn instrument_request(request: Request, next: Next) -> Response {
+pub(crate) async fn instrument_request(
+    request: Request,
+    handle: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let started = Instant::now();
     let method = method_label(request.method());
     // The label is the route and not the path: each id in a path would be a time series.
@@ -29,7 +31,7 @@ pub async fn instrument_request(request: Request, next: Next) -> Response {
         false => request_span(&request, method, &path).with_value(Labels::default()),
     };
 
-    let response = next.run(request).with_context(cx.clone()).await;
+    let response = handle(request).with_context(cx.clone()).await;
 
     let status = response.status();
     let span = cx.span();
@@ -85,9 +87,10 @@ fn method_label(method: &Method) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::body::{Body, to_bytes};
+    use axum::middleware::{Next, from_fn};
     use axum::routing::get;
-    use axum::{Router, middleware};
     use opentelemetry_sdk::error::OTelSdkResult;
     use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
     use parking_lot::Mutex;
@@ -95,12 +98,16 @@ mod tests {
 
     use super::*;
 
+    async fn instrument(request: Request, next: Next) -> Response {
+        instrument_request(request, async |request| next.run(request).await).await
+    }
+
     #[tokio::test]
     async fn a_handler_runs_in_a_span_that_continues_its_callers_trace() {
         telemetry::install_tracer_provider(&SdkTracerProvider::builder().build());
         let route = get(async || telemetry::trace_headers(&TraceContext::current()).0);
         let router = Router::new().route("/baskets/{id}", route);
-        let router = router.layer(middleware::from_fn(super::instrument_request));
+        let router = router.layer(from_fn(instrument));
         let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let request = Request::get("/baskets/7").header("traceparent", caller);
         let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
@@ -126,7 +133,7 @@ mod tests {
         let exported = ExportedSpans::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exported.clone()).build();
         let router = Router::new().route("/accounts/{id}", get(async || ()));
-        let router = router.layer(middleware::from_fn(super::instrument_request));
+        let router = router.layer(from_fn(instrument));
         // Another test may replace the provider of the process meanwhile.
         for _ in 0..100 {
             telemetry::install_tracer_provider(&provider);

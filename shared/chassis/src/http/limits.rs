@@ -1,21 +1,22 @@
 //! The limits of clients: connections, bytes and time. A request beyond a limit gets an answer that names the limit,
 //! or its connection is closed if no answer is possible.
 
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::http::host::check_host;
-use crate::http::instrument;
+use crate::http::instrument::instrument_request;
 use crate::http::problem::Problem;
 use crate::http::slots::ConnectionSlots;
 
@@ -75,16 +76,26 @@ pub(crate) fn apply(router: Router, limits: Limits, slots: ConnectionSlots) -> R
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(CatchPanicLayer::custom(panic_response))
-        .layer(middleware::from_fn(check_host))
-        .layer(middleware::from_fn_with_state((limits, slots), enforce))
-        .layer(middleware::from_fn(instrument::instrument_request))
+        .layer(from_fn_with_state(Arc::new((limits, slots)), handle_request))
+}
+
+/// All that a request meets before its route, in one layer: for every request, axum clones and boxes all that is below
+/// each further layer. From the outside inwards it is: the span and the metrics, the limits, the check of the host.
+async fn handle_request(
+    State(port): State<Arc<(Limits, ConnectionSlots)>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (limits, slots) = &*port;
+    let handle = async |request| enforce(limits, slots, request, next).await.into_response();
+    instrument_request(request, handle).await
 }
 
 /// One deadline for the body and the answer. The body is read before the handler runs, so that a slow sender gets an
 /// answer, and a handler that reaches the deadline never waited for a body.
 async fn enforce(
-    State((limits, slots)): State<(Limits, ConnectionSlots)>,
+    limits: &Limits,
+    slots: &ConnectionSlots,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -100,10 +111,15 @@ async fn enforce(
             return Ok(with_connection_close(body_timed_out()));
         }
     };
-    timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
-        true => Problem::unavailable("The answer took too long."),
-        false => Problem::outcome_unknown(),
-    })
+    check_host(&request)?;
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(response)) => Ok(response),
+        // The panic hook has logged what and where.
+        Ok(Err(_)) => Err(Problem::internal()),
+        Err(_) if is_safe => Err(Problem::unavailable("The answer took too long.")),
+        Err(_) => Err(Problem::outcome_unknown()),
+    }
 }
 
 /// The request with its whole body.
@@ -181,9 +197,4 @@ fn with_connection_close(refused: impl IntoResponse) -> Response {
     let mut response = refused.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-fn panic_response(_: Box<dyn Any + Send>) -> Response {
-    // The panic hook has logged what and where.
-    Problem::internal().into_response()
 }

@@ -3,18 +3,16 @@
 //!
 //! axum's own server has no timeout for a half-sent header, and none for a stalled request at a stop.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn_with_state, map_response};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -48,9 +46,7 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     let mut listeners = listeners.into();
     let slots = ConnectionSlots::new(limits.connections_max, limits.slot_grace);
-    let router = limits::apply(router, limits, slots.clone())
-        .layer(from_fn_with_state(slots.clone(), set_connection_close))
-        .layer(map_response(set_handling));
+    let router = limits::apply(router, limits, slots.clone());
     // Shorter than the drain: otherwise an idle connection would count as one amid a request.
     let keepalive_grace = KEEPALIVE_GRACE.min(drain / 2);
     let (slots_of_server, stop_of_server) = (slots.clone(), stop.clone());
@@ -94,35 +90,18 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// Cancelled when a connection is to end: at a stop of the process, or at its maximum age.
-#[derive(Clone)]
-struct CloseSignal(CancellationToken);
-
-/// Adds `Connection: close` to an answer when the connection is to end, or when connections wait for a slot, so
-/// that busy kept connections cannot starve new ones.
-async fn set_connection_close(
-    State(slots): State<ConnectionSlots>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let close_signal = request.extensions().get::<CloseSignal>().cloned();
-    let mut response = next.run(request).await;
-    let is_closing = close_signal.is_some_and(|CloseSignal(when)| when.is_cancelled());
-    if is_closing || slots.has_waiters() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+/// Completes the headers of an answer. It announces the end of a connection that is to end, and of each while others
+/// wait for a slot, so that busy kept connections cannot starve new ones. Caches and browsers keep no answer and guess
+/// no type, unless the answer has its own rule.
+fn complete_headers(headers: &mut HeaderMap, ends_connection: bool) {
+    if ends_connection {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
-}
-
-/// Tells caches and browsers to keep no answer and to guess no type, unless the answer has its own rule.
-async fn set_handling(mut response: Response) -> Response {
-    let headers = response.headers_mut();
     for (name, value) in
         [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")]
     {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    response
 }
 
 /// How connections are served.
@@ -172,18 +151,23 @@ impl HttpServer {
     {
         let HttpServer { slots, router, limits, stop, keepalive_grace, .. } = self;
         let close = stop.child_token();
-        let close_signal = CloseSignal(close.clone());
-        let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(close_signal.clone());
-            request
+        let (slots_of_timer, close_of_answers) = (slots.clone(), close.clone());
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let (router, slots, close) = (router.clone(), slots.clone(), close_of_answers.clone());
+            async move {
+                let mut response = router.oneshot(request).await?;
+                let ends_connection = close.is_cancelled() || slots.has_waiters();
+                complete_headers(response.headers_mut(), ends_connection);
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
-            .timer(HeaderTimer::new(&socket, limits, slots))
+            .timer(HeaderTimer::new(&socket, limits, slots_of_timer))
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes_max)
             // A client may close its sending half after its request and still read.
             .half_close(true)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            .serve_connection(TokioIo::new(stream), answer);
         // One for each connection: the grace of a connection from the backlog begins when it gets its slot.
         let graceful = GracefulShutdown::new();
         let connection = graceful.watch(connection);

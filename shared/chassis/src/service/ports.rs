@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
-use axum::response::Response;
-use axum::{Extension, Router};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{AdminHosts, reject_browser_requests};
 use crate::config::Config;
 use crate::config::env::BadConfiguration;
+use crate::http::callers::identify::Callers;
 use crate::http::health::{self, Phase, ProbeState};
 use crate::http::limits::Limits;
 use crate::http::listeners::{self, Listeners};
@@ -51,14 +51,13 @@ impl Service {
             kafka_denies_access: refusals::kafka_denies_access,
         };
         let probes = health::router(probes);
-        let callers = Extension(self.callers.clone());
-        let with_retry = |router: Router| router.layer(middleware::from_fn(retry_refused_login));
-        let api = with_retry(routers.api).layer(callers.clone());
-        let api = api.layer(middleware::from_fn_with_state(phase, reject_until_started));
+        let gate = Gate { callers: self.callers.clone(), phase: Some(phase) };
+        let api = routers.api.layer(from_fn_with_state(gate.clone(), pass_gate));
         let admin = admin_port(self.name, routers.admin, routers.books);
-        let admin = with_retry(admin).layer(callers);
+        // Operators may use it before the database is migrated.
+        let admin = admin.layer(from_fn_with_state(Gate { phase: None, ..gate }, pass_gate));
         let names = AdminHosts::new(self.config.admin_hosts.as_deref());
-        let admin = admin.layer(middleware::from_fn_with_state(names, reject_browser_requests));
+        let admin = admin.layer(from_fn_with_state(names, reject_browser_requests));
         let connections = open_files::connection_limits(self.config.database_pool_size)?;
         let idle_timeout = self.config.http_idle_timeout;
         let limits = Limits { connections_max: connections.internal, ..Limits::default() };
@@ -90,17 +89,22 @@ pub(super) fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<Listeners
     })
 }
 
-/// Rejects requests until the database is migrated: the loops that would run them do not run yet.
-async fn reject_until_started(
-    State(phase): State<watch::Receiver<Phase>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    if *phase.borrow() == Phase::Starting {
+/// What a request of a port needs beside its route.
+#[derive(Clone)]
+struct Gate {
+    callers: Callers,
+    /// Until the service has started it rejects requests, if the port has this: the loops that would run them do not run
+    /// before the database is migrated.
+    phase: Option<watch::Receiver<Phase>>,
+}
+
+async fn pass_gate(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+    if gate.phase.is_some_and(|phase| *phase.borrow() == Phase::Starting) {
         let detail = "The service is starting and waits for its database; nothing was stored.";
-        return Err(Problem::unavailable(detail));
+        return Problem::unavailable(detail).into_response();
     }
-    Ok(next.run(request).await)
+    request.extensions_mut().insert(gate.callers);
+    retry_refused_login(request, next).await
 }
 
 #[cfg(test)]
