@@ -21,7 +21,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
-use rdkafka::{ClientContext, Statistics};
+use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio::sync::mpsc;
 
 use crate::config::KafkaConfig;
@@ -66,12 +66,19 @@ pub(crate) enum DeliveryStatus {
 /// A record that is not in flight any more.
 pub(crate) type DeliveryReport = (InFlight, DeliveryStatus);
 
-/// The client and the channel of its delivery reports. There is one report for each record in flight, which bounds
+/// The clients and the channel of their delivery reports. There is one report for each record in flight, which bounds
 /// the channel.
 pub(crate) struct Producer {
-    client: Arc<BaseProducer<DeliveryContext>>,
+    /// Collects the records of a batch for a moment, so that they share requests.
+    batching: Arc<Client>,
+    /// Sends a record at once. A record that comes alone shares no request, so it would wait for nothing.
+    prompt: Arc<Client>,
+    /// Whether the next record comes alone.
+    is_alone: bool,
     reports: mpsc::UnboundedReceiver<DeliveryReport>,
 }
+
+type Client = BaseProducer<DeliveryContext>;
 
 struct DeliveryContext {
     reports: mpsc::UnboundedSender<DeliveryReport>,
@@ -108,21 +115,24 @@ impl ProducerContext for DeliveryContext {
 
 impl Producer {
     pub(crate) fn new(service: &str, config: &KafkaConfig) -> anyhow::Result<Producer> {
-        let (sender, reports) = mpsc::unbounded_channel();
-        let context = DeliveryContext { reports: sender, health: ClientHealth::default() };
-        let client: BaseProducer<DeliveryContext> =
-            kafka::producer_config(service, config).create_with_context(context)?;
-        let client = Arc::new(client);
-        let polled = Arc::downgrade(&client);
-        std::thread::Builder::new().name("producer".into()).spawn(move || {
-            while let Some(client) = polled.upgrade() {
-                client.poll(POLL_TIMEOUT);
-            }
-        })?;
-        Ok(Producer { client, reports })
+        Producer::with_settings(&kafka::producer_config(service, config))
     }
 
-    /// Hands a record to the client, or returns the error at once.
+    /// A producer whose batches wait as these settings say.
+    pub(crate) fn with_settings(batching: &ClientConfig) -> anyhow::Result<Producer> {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let mut prompt = batching.clone();
+        prompt.set("linger.ms", "0");
+        let (batching, prompt) = (open(batching, &sender)?, open(&prompt, &sender)?);
+        Ok(Producer { batching, prompt, is_alone: false, reports })
+    }
+
+    /// Chooses the client of the records that are handed over next, by their number.
+    pub(crate) fn prepare(&mut self, records: usize) {
+        self.is_alone = records == 1;
+    }
+
+    /// Hands a record to a client, or returns the error at once.
     pub(crate) fn send(
         &self,
         topic: &str,
@@ -135,7 +145,8 @@ impl Producer {
             .key(key)
             .payload(record)
             .headers(headers);
-        self.client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
+        let client = if self.is_alone { &self.prompt } else { &self.batching };
+        client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
     }
 
     pub(crate) async fn next_report(&mut self) -> Option<DeliveryReport> {
@@ -149,22 +160,46 @@ impl Producer {
 
     /// Whether another cluster answers than the one to which this producer connected first.
     pub(crate) fn cluster_changed(&self) -> bool {
-        self.client.context().health.cluster_changed()
+        self.clients().any(|client| client.context().health.cluster_changed())
     }
 
     /// Why this producer must be replaced, if it must.
     pub(crate) fn fatal_reason(&self) -> Option<String> {
-        if let Some(reason) = self.client.context().health.fatal_reason() {
-            return Some(reason.into());
-        }
-        let (code, reason) = self.client.client().fatal_error()?;
-        Some(format!("{reason} ({code})"))
+        self.clients().find_map(|client| {
+            if let Some(reason) = client.context().health.fatal_reason() {
+                return Some(reason.into());
+            }
+            let (code, reason) = client.client().fatal_error()?;
+            Some(format!("{reason} ({code})"))
+        })
     }
+
+    fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+        [&self.batching, &self.prompt].into_iter()
+    }
+}
+
+/// A client, and the thread that polls it.
+fn open(
+    settings: &ClientConfig,
+    reports: &mpsc::UnboundedSender<DeliveryReport>,
+) -> anyhow::Result<Arc<Client>> {
+    let context = DeliveryContext { reports: reports.clone(), health: ClientHealth::default() };
+    let client: Arc<Client> = Arc::new(settings.create_with_context(context)?);
+    let polled = Arc::downgrade(&client);
+    std::thread::Builder::new().name("producer".into()).spawn(move || {
+        while let Some(client) = polled.upgrade() {
+            client.poll(POLL_TIMEOUT);
+        }
+    })?;
+    Ok(client)
 }
 
 impl Drop for Producer {
     /// Drops the records in flight that were not sent yet.
     fn drop(&mut self) {
-        self.client.purge(PurgeConfig::default().queue().inflight());
+        for client in self.clients() {
+            client.purge(PurgeConfig::default().queue().inflight());
+        }
     }
 }

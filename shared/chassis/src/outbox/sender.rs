@@ -83,6 +83,7 @@ impl<'a> OutboxSender<'a> {
         let (rows, is_truncated) = self.fetch_rows(db, limit).await?;
         crash_point!("relay.taken", !rows.is_empty());
         let (taken, mut sent, mut waiting) = (rows.len(), 0, HashSet::new());
+        self.producer.prepare(taken);
         for row in rows {
             crash_point!("relay.sending", sent > 0);
             // An earlier row of this batch may block it.

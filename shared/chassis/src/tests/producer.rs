@@ -6,6 +6,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::event::avro::BODY_BYTES_MAX;
+use crate::outbox::producer::Producer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_with_a_fatal_error_is_replaced_and_loses_nothing() {
@@ -161,6 +162,30 @@ async fn no_batch_of_a_backlog_is_larger_than_its_topic_accepts() {
     };
     for sent in records.map(send).collect::<Vec<_>>() {
         sent.await.unwrap().map_err(|(error, _)| error).unwrap();
+    }
+}
+
+/// The records of a batch wait here for longer than any stall of the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_comes_alone_does_not_wait_for_others() {
+    const WAIT: Duration = Duration::from_secs(4);
+    let fixture = Fixture::<708>::create_with_contracts().await;
+    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
+    let mut settings = kafka::producer_config(fixture.service, &fixture.config.kafka);
+    settings.set("linger.ms", WAIT.as_millis().to_string());
+    let mut sender = fixture.sender(&registry);
+    sender.producer = Producer::with_settings(&settings).unwrap();
+    for number in [1, 2, 1] {
+        let till = |nth| format!("{number} of {nth}");
+        let events: Vec<Counted<708>> = (0..number).map(|nth| counted(&till(nth), 1)).collect();
+        fixture.publish(&events).await;
+        let handed_over_at = Instant::now();
+        assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), number);
+        for _ in 0..number {
+            let report = sender.producer.next_report().await.unwrap();
+            sender.on_delivery(report).unwrap();
+        }
+        assert_eq!(handed_over_at.elapsed() >= WAIT, number == 2, "{number}");
     }
 }
 
