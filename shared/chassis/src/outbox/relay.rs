@@ -233,7 +233,10 @@ impl Relay {
             if let Some(connector) = successor.as_deref_mut().filter(|_| !sender.has_backoff()) {
                 can_be_relieved = connector.can_take_over(db).await?;
             }
-            linger.pause(LINGER_PAUSE).await;
+            // A poll that found nothing was late by itself: the next commit must not wait for a pause as well.
+            if sent > 0 {
+                linger.pause(LINGER_PAUSE).await;
+            }
             let poll = match worked_at.elapsed() < BUSY_PERIOD {
                 _ if sender.has_backoff() => backoff_poll_interval(took),
                 true => BUSY_POLL_INTERVAL,
