@@ -9,7 +9,7 @@
 //! (confluent-kafka-go's issue 921, and `rd_kafka_dr_implicit_ack`). It has no offset then.
 //!
 //! The `rdkafka` crate's `ThreadedProducer` wakes ten times a second and spins through the last millisecond of each
-//! wait. Here one thread waits for a second at a time, and a delivery report wakes it.
+//! wait. Here one thread for each client waits for a second at a time, and a delivery report wakes it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
