@@ -74,8 +74,9 @@ async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_se
     new.broker_down(-1).unwrap();
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut sender = fixture.sender(&registry);
-    fixture.publish(&[counted("a", 1)]).await;
-    eventually("the old cluster has it", async || {
+    // Two records each time, so that one client sends them all.
+    fixture.publish(&[counted("a", 1), counted("old", 1)]).await;
+    eventually("the old cluster has them", async || {
         sender.send_batch(&mut db, 1_000).await.unwrap();
         fixture.query_number("select count(*) from chassis.outbox").await == 0
     })
