@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::outbox::producer::InFlight;
+use crate::outbox::producer::{Client, InFlight};
 
 /// Records in flight, at most.
 const IN_FLIGHT_MAX: usize = 8_000;
@@ -14,8 +14,8 @@ const IN_FLIGHT_MAX: usize = 8_000;
 /// Records of one topic in flight, at most: a topic that stalls must leave room for the others.
 const TOPIC_IN_FLIGHT_MAX: usize = 2_000;
 
-/// A full topic is stalled if its oldest record has been in flight for so long. If a single partition has no
-/// leader, records of the other partitions are still acknowledged.
+/// A topic that takes no more records is stalled if its oldest record has been in flight for so long. If a single
+/// partition has no leader, records of the other partitions are still acknowledged.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Acknowledged rows are deleted once there are this many. A poll that deletes is a commit and waits for the disk;
@@ -41,6 +41,8 @@ pub(crate) struct InFlightRecords {
 struct TopicInFlight {
     /// By the time at which a record was sent, and the position of its row.
     in_flight: BTreeSet<(Instant, i64)>,
+    /// The client that sent all of them.
+    client: Client,
     published: Counter,
     wait_time: Histogram,
 }
@@ -49,6 +51,7 @@ impl TopicInFlight {
     fn new(topic: &str) -> TopicInFlight {
         TopicInFlight {
             in_flight: BTreeSet::new(),
+            client: Client::Batching,
             published: counter!("events_published_total", "topic" => topic.to_string()),
             wait_time: histogram!("outbox_wait_seconds", "topic" => topic.to_string()),
         }
@@ -59,8 +62,19 @@ impl TopicInFlight {
     }
 
     fn is_stalled(&self) -> bool {
+        let takes_batches = !self.is_full() && self.client == Client::Batching;
         let oldest = self.in_flight.first();
-        self.is_full() && oldest.is_some_and(|(sent_at, _)| sent_at.elapsed() > STALL_TIMEOUT)
+        !takes_batches && oldest.is_some_and(|(sent_at, _)| sent_at.elapsed() > STALL_TIMEOUT)
+    }
+
+    /// See [`InFlightRecords::client_for`].
+    fn client_for(&self, is_alone: bool) -> Option<Client> {
+        match self.client {
+            _ if self.is_full() => None,
+            _ if self.in_flight.is_empty() => Some(Client::for_rows(is_alone)),
+            Client::Batching => Some(Client::Batching),
+            Client::Prompt => is_alone.then_some(Client::Prompt),
+        }
     }
 }
 
@@ -92,11 +106,15 @@ impl InFlightRecords {
         self.keys.contains(key)
     }
 
-    pub(super) fn is_topic_full(&self, topic: &str) -> bool {
-        self.topics.get(topic).is_some_and(TopicInFlight::is_full)
+    /// The client for the next record of a topic, or none if it must wait for a delivery report. All records of a
+    /// topic in flight are of one client: a recreated cluster gives the producer ids of both clients out again, so
+    /// it could write a record of one client and then take a record of the other for its duplicate.
+    pub(crate) fn client_for(&self, topic: &str, is_alone: bool) -> Option<Client> {
+        let topic = self.topics.get(topic);
+        topic.map_or(Some(Client::for_rows(is_alone)), |of| of.client_for(is_alone))
     }
 
-    /// Full topics whose oldest record has been in flight for too long.
+    /// Topics that take no more records, whose oldest record has been in flight for too long.
     pub(super) fn stalled_topics(&self) -> impl Iterator<Item = &String> {
         self.topics.iter().filter(|(_, of)| of.is_stalled()).map(|(topic, _)| topic)
     }
@@ -106,7 +124,7 @@ impl InFlightRecords {
         if self.is_empty() { Duration::ZERO } else { self.last_delivery_at.elapsed() }
     }
 
-    pub(super) fn on_sent(&mut self, topic: &str, key: &str, sent: (Instant, i64)) {
+    pub(super) fn on_sent(&mut self, topic: &str, key: &str, client: Client, sent: (Instant, i64)) {
         if self.keys.is_empty() {
             self.last_delivery_at = Instant::now();
         }
@@ -114,7 +132,9 @@ impl InFlightRecords {
         if !self.topics.contains_key(topic) {
             self.topics.insert(topic.to_owned(), TopicInFlight::new(topic));
         }
-        self.topics.get_mut(topic).expect("it is there now").in_flight.insert(sent);
+        let topic = self.topics.get_mut(topic).expect("it is there now");
+        topic.client = client;
+        topic.in_flight.insert(sent);
     }
 
     /// Removes a record from those in flight, whether it was written or not.

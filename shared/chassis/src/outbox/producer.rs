@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use crate::config::KafkaConfig;
 use crate::kafka;
 use crate::kafka::client_health::ClientHealth;
+use crate::outbox::query::OutboxRow;
 
 /// How long the polling thread waits at a time; it ends within this time after the producer is dropped.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,19 +67,30 @@ pub(crate) enum DeliveryStatus {
 /// A record that is not in flight any more.
 pub(crate) type DeliveryReport = (InFlight, DeliveryStatus);
 
+/// The client of the producer that sends a record.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Client {
+    /// Collects the records of a batch for a moment, so that they share requests.
+    Batching,
+    /// Sends a record at once. A record that comes alone shares no request, so it would wait for nothing.
+    Prompt,
+}
+
+impl Client {
+    pub(crate) fn for_rows(is_alone: bool) -> Client {
+        if is_alone { Client::Prompt } else { Client::Batching }
+    }
+}
+
 /// The clients and the channel of their delivery reports. There is one report for each record in flight, which bounds
 /// the channel.
 pub(crate) struct Producer {
-    /// Collects the records of a batch for a moment, so that they share requests.
-    batching: Arc<Client>,
-    /// Sends a record at once. A record that comes alone shares no request, so it would wait for nothing.
-    prompt: Arc<Client>,
-    /// Whether the next record comes alone.
-    is_alone: bool,
+    batching: Arc<KafkaClient>,
+    prompt: Arc<KafkaClient>,
     reports: mpsc::UnboundedReceiver<DeliveryReport>,
 }
 
-type Client = BaseProducer<DeliveryContext>;
+type KafkaClient = BaseProducer<DeliveryContext>;
 
 struct DeliveryContext {
     reports: mpsc::UnboundedSender<DeliveryReport>,
@@ -124,28 +136,26 @@ impl Producer {
         let mut prompt = batching.clone();
         prompt.set("linger.ms", "0");
         let (batching, prompt) = (open(batching, &sender)?, open(&prompt, &sender)?);
-        Ok(Producer { batching, prompt, is_alone: false, reports })
-    }
-
-    /// Chooses the client of the records that are handed over next, by their number.
-    pub(crate) fn prepare(&mut self, records: usize) {
-        self.is_alone = records == 1;
+        Ok(Producer { batching, prompt, reports })
     }
 
     /// Hands a record to a client, or returns the error at once.
     pub(crate) fn send(
         &self,
-        topic: &str,
-        key: &str,
+        client: Client,
+        row: &OutboxRow,
         record: &[u8],
         headers: OwnedHeaders,
         flight: InFlight,
     ) -> Result<(), (KafkaError, Box<InFlight>)> {
-        let record = BaseRecord::with_opaque_to(topic, Box::new(flight))
-            .key(key)
+        let record = BaseRecord::with_opaque_to(&row.topic, Box::new(flight))
+            .key(&row.key)
             .payload(record)
             .headers(headers);
-        let client = if self.is_alone { &self.prompt } else { &self.batching };
+        let client = match client {
+            Client::Batching => &self.batching,
+            Client::Prompt => &self.prompt,
+        };
         client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
     }
 
@@ -174,7 +184,7 @@ impl Producer {
         })
     }
 
-    fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+    fn clients(&self) -> impl Iterator<Item = &Arc<KafkaClient>> {
         [&self.batching, &self.prompt].into_iter()
     }
 }
@@ -183,9 +193,9 @@ impl Producer {
 fn open(
     settings: &ClientConfig,
     reports: &mpsc::UnboundedSender<DeliveryReport>,
-) -> anyhow::Result<Arc<Client>> {
+) -> anyhow::Result<Arc<KafkaClient>> {
     let context = DeliveryContext { reports: reports.clone(), health: ClientHealth::default() };
-    let client: Arc<Client> = Arc::new(settings.create_with_context(context)?);
+    let client: Arc<KafkaClient> = Arc::new(settings.create_with_context(context)?);
     let polled = Arc::downgrade(&client);
     std::thread::Builder::new().name("producer".into()).spawn(move || {
         while let Some(client) = polled.upgrade() {

@@ -16,7 +16,7 @@ use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::backoff::Backoff;
 use crate::outbox::in_flight::InFlightRecords;
 use crate::outbox::lag::OutboxLag;
-use crate::outbox::producer::{DeliveryReport, DeliveryStatus, InFlight, Producer};
+use crate::outbox::producer::{Client, DeliveryReport, DeliveryStatus, InFlight, Producer};
 use crate::outbox::query::{
     OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement, send_span,
 };
@@ -83,17 +83,22 @@ impl<'a> OutboxSender<'a> {
         let (rows, is_truncated) = self.fetch_rows(db, limit).await?;
         crash_point!("relay.taken", !rows.is_empty());
         let (taken, mut sent, mut waiting) = (rows.len(), 0, HashSet::new());
-        self.producer.prepare(taken);
+        let is_alone = taken == 1;
         for row in rows {
             crash_point!("relay.sending", sent > 0);
             // An earlier row of this batch may block it.
             let held = self.backoff.contains_topic(&row.topic)
-                || self.in_flight.is_topic_full(&row.topic)
+                || self.in_flight.contains_key(&row.key)
                 || waiting.contains(&row.key);
-            if held || self.in_flight.contains_key(&row.key) || !self.send(db, &row).await? {
-                waiting.insert(row.key);
-            } else {
+            let client = self.in_flight.client_for(&row.topic, is_alone).filter(|_| !held);
+            let is_sent = match client {
+                Some(client) => self.send(db, &row, client).await?,
+                None => false,
+            };
+            if is_sent {
                 sent += 1;
+            } else {
+                waiting.insert(row.key);
             }
         }
         crash_point!("relay.sent", sent > 0);
@@ -166,7 +171,12 @@ impl<'a> OutboxSender<'a> {
     }
 
     /// Hands a record to the producer; returns false if its topic backs off.
-    async fn send(&mut self, db: &mut PgConnection, row: &OutboxRow) -> anyhow::Result<bool> {
+    async fn send(
+        &mut self,
+        db: &mut PgConnection,
+        row: &OutboxRow,
+        client: Client,
+    ) -> anyhow::Result<bool> {
         let registered = resolve_schema_id(self.registry, db, row, &mut self.backoff).await?;
         let Some(registered) = registered else { return Ok(false) };
         let OutboxRow { position, topic, key, occurred_at, .. } = row;
@@ -182,9 +192,9 @@ impl<'a> OutboxSender<'a> {
         let sent = (flight.sent_at, flight.position);
         let record = frame(registered.id, &row.body);
         let headers = record_headers(&self.source, row, &registered.dataschema);
-        match self.producer.send(topic, key, &record, headers, flight) {
+        match self.producer.send(client, row, &record, headers, flight) {
             Ok(()) => {
-                self.in_flight.on_sent(topic, key, sent);
+                self.in_flight.on_sent(topic, key, client, sent);
                 Ok(true)
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),

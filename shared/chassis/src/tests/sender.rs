@@ -7,6 +7,7 @@ use super::*;
 use crate::event::avro::BODY_BYTES_MAX;
 use crate::outbox::in_flight::{DELETE_BATCH_MIN, DELETE_DELAY_MAX};
 use crate::outbox::low_watermark::{LowWatermark, OPEN_WRITERS_QUERY};
+use crate::outbox::producer::Client;
 use crate::outbox::query::{BATCH_BYTES_MAX, select_statement};
 use crate::outbox::sender::{DELIVERY_SILENCE_MAX, OutboxSender};
 use crate::outbox::session;
@@ -36,6 +37,30 @@ async fn each_key_has_at_most_one_record_in_flight() {
         sent == 2
     })
     .await;
+}
+
+/// A recreated cluster could take a record of one client for a duplicate of the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_of_a_topic_in_flight_are_of_one_client() {
+    let fixture = Fixture::<129>::create().await;
+    let (fixture, mock) = with_mock_kafka(&fixture).await;
+    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
+    let mut sender = fixture.sender(&registry);
+    mock.broker_down(-1).unwrap();
+    fixture.publish(&[counted("a", 1)]).await;
+    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1, "it comes alone");
+    fixture.publish(&[counted("b", 1), counted("c", 1)]).await;
+    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 0, "a batch waits for it");
+    mock.broker_up(-1).unwrap();
+    await_delivery(&mut sender).await;
+    assert!(sender.should_poll(), "the batch has waited for this report");
+    mock.broker_down(-1).unwrap();
+    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 2);
+    fixture.publish(&[counted("d", 1)]).await;
+    let client = sender.in_flight.client_for(names(129).counted.name, true);
+    assert!(client == Some(Client::Batching), "it joins the batch");
+    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
+    mock.broker_up(-1).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
