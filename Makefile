@@ -1,4 +1,4 @@
-# Every command of the project; CI runs only these. `make` alone lists them.
+# Every command of the project; CI runs only these. `make` lists the usual ones, and `make all-targets` all.
 # A component of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 # STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
 # dead-letters, dead-letter, replay, discard, pause, resume, poison, sql, republish, rebuild and timeline. Like all
@@ -20,19 +20,25 @@ SAGA_SERVICES = $(shell sed -n 's/^pub const SERVICES: .* = \[\(.*\)\];/\1/p' e2
 # Fails if a required variable of a target is missing: $(call need,SERVICE ID).
 need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
+# The targets whose text begins with this mark: \#\# is in the list that `make` shows, and \#- is not.
+list = sed -n 's/^\([a-z-]*\):.*$(1) /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-16s %s\n' "$$target" "$$text"; done
+
 # The version that CI installs.
 CARGO_DENY := 0.20.2
 
 # The crates that a team depends on, without their prefix.
 LIBRARIES := chassis checker contracts derive faults launcher testing
 
-.PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
+.PHONY: help all-targets demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: relay connectors end-transactions alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard pause resume poison sql token report
 .PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish rewind lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+	@$(call list,\#\#)
+
+all-targets: ## List these and all others, for proofs, repairs and maintainers
+	@$(call list,\#[\#-])
 
 demo: build ## Start everything, kill stock, go on placing orders; every order ends and the books balance
 	@$(E2E) demo
@@ -44,20 +50,20 @@ test: build $(if $(ONLY),,crash-programs streams) ## Every test but those of fau
 
 # In docker compose, a profile has what these variables ask for.
 up: export COMPOSE_PROFILES := $(if $(STREAMS)$(CONNECT)$(REPORTING)$(filter cdc,$(RELAY)),flows$(COMPOSE_PROFILES:%=,%),$(COMPOSE_PROFILES))
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect; RELAY=cdc: its connectors carry the outboxes; REPORTING=1: with the reporting database)
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (STREAMS=1: with insights; CONNECT=1: with Kafka Connect; RELAY=cdc: its connectors carry the outboxes; REPORTING=1: with the reporting database)
 	@$(if $(STREAMS)$(REPORTING),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
-relay: build ## Change who carries the outboxes while the stack works: RELAY=cdc or RELAY=service
+relay: build #- Switch between the relays and the connectors while the stack runs: RELAY=cdc or RELAY=service
 	@$(call need,RELAY)$(E2E) relay "$(RELAY)"
 
-connectors: build ## Create the connectors of a stack with Kafka Connect, or change them to what their files say
+connectors: build #- Create the connectors of a stack with Kafka Connect, or change them to what their files say
 	@$(E2E) connectors
 
 down: build ## Stop the stack, keep all data
 	@$(E2E) down
 
-clean: build ## Stop the stack, forget all data
+clean: build ## Stop the stack, delete all data
 	@$(E2E) clean
 
 status: build ## Show every component with its port, state and memory
@@ -83,41 +89,41 @@ outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any component, all
 	@$(E2E) outage "$(SERVICE)" $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--load-seconds $(SECONDS)) \
 	  $(if $(KILLS),--kills $(KILLS)) $(if $(DOWN),--down-seconds $(DOWN))
 
-crash-points: build crash-programs ## Kill the services at every crash point, and prove that nothing was lost (ONCE=1: first hits only; SEED=s)
+crash-points: build crash-programs #- Kill the services at every crash point, and prove that nothing was lost (ONCE=1: first hits only; SEED=s)
 	@$(E2E) crash-points $(if $(ONCE),--once) $(if $(SEED),--seed $(SEED))
 
 chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of its own; a report in target/chaos
 	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (about 85 minutes; ALLOW_SKIP=1 without root, Go, Python, nginx or tcpdump)
+faults: build #- The faults that take minutes each, three brokers, a small disk or a wrong clock (about 85 minutes; ALLOW_SKIP=1 without root, Go, Python, nginx or tcpdump)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
-alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
+alerts: build #- Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
 
-streams: tools ## The tests of the stream processor and of the converter for Kafka Connect, in Java (half a minute; Maven fetches their libraries once)
+streams: tools #- The tests of the stream processor and of the converter for Kafka Connect, in Java (half a minute; Maven fetches their libraries once)
 	@sh e2e/tools.sh streams
 	@mvn -B -q -f services/insights/pom.xml test
 	@mvn -B -q -f services/reporting/pom.xml test
 
-browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (six minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
+browser: build #- The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (six minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
 	@sh e2e/tools.sh browser
 	@cargo test --package e2e --test main --profile ci --locked -- --ignored control_room::
 
-denials: build ## Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
+denials: build #- Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
 	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --package e2e --test main --profile ci --locked -- denials:: wires::
 
-rotate: build ## Renew passwords, certificates and the key of tokens of a stack with SECURE=1 while it works (EVERYTHING=1: the authority and superusers as well)
+rotate: build #- Renew passwords, certificates and the key of tokens of a stack with SECURE=1 while it works (EVERYTHING=1: the authority and superusers as well)
 	@$(E2E) rotate $(if $(EVERYTHING),--everything)
 
-long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders
+long-outage: build #- Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up while new orders arrive
 	@$(E2E) long-outage $(if $(RATE),--rate-per-second $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))
 
-hostile: build ## Slow, large and many clients; requests made of the API's description; fuzzing, MINUTES=10 each target
+hostile: build #- Slow, oversized and numerous clients; requests made of the API's description; fuzzing, MINUTES=10 each target
 	@$(E2E) hostile
 	@e2e/hostile.sh "$(E2E)" $(or $(MINUTES),10) $(SEED)
 
-token: build ## Print a token for the secured stack: WHO=<id of a customer, or a name> SCOPE="orders:read orders:write" (MINUTES=60)
+token: build #- Print a token for the secured stack: WHO=<id of a customer, or a name> SCOPE="orders:read orders:write" (MINUTES=60)
 	@$(call need,WHO SCOPE)$(E2E) token "$(WHO)" --scope "$(SCOPE)" $(if $(MINUTES),--minutes "$(MINUTES)")
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
@@ -126,22 +132,22 @@ verify: build ## Check that nothing was lost or applied twice and that the books
 # A benchmark gives its components more memory than the small, quick stack has. The write-ahead log stays within
 # Postgres' default of 1 GB, so that its files are used again: docs/performance.md. Checkpoints are those of the default.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
-bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on $(if $(findstring cores,$(PART)),-c track_activity_query_size=16384)
+bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on
 # Debian compiles PostgreSQL for speed, and what `make` fetches is compiled for size. The newest of 17 and later serves.
 bench: export POSTGRES_BIN ?= $(lastword $(sort $(wildcard /usr/lib/postgresql/1[7-9]/bin /usr/lib/postgresql/[2-9][0-9]/bin)))
-bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes); AGAINST="reference commit": this checkout beside others, in turn
+bench: tools #- How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes); AGAINST="reference commit": this checkout beside others, in turn
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
-	@$(if $(LOAD_CPUS),taskset --cpu-list $(LOAD_CPUS)) $(CARGO_TARGET)/release/bench $(PART) $(if $(AGAINST),--against "$(AGAINST)") $(if $(CALLERS),--callers $(CALLERS)) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
+	@$(CARGO_TARGET)/release/bench $(PART) $(if $(AGAINST),--against "$(AGAINST)") $(if $(CALLERS),--callers $(CALLERS)) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 
-microbench: build ## The cost of single steps: encoding and decoding events, outbox and inbox statements, handlers (four minutes)
+microbench: build #- The cost of single steps: encoding and decoding events, outbox and inbox statements, handlers (four minutes)
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet
 	@$(E2E) with-infrastructure -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet \
 	  --sample-size 20 --warm-up-time 0.3 --measurement-time 1
 
-mutants: build ## Put each mutant into a worktree and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
+mutants: build #- Put each mutant into a worktree and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
 	@$(E2E) mutants $(ONLY)
 
-pin: build ## Write the digest of every image that is pulled behind its tag (asks the registries, by docker)
+pin: build #- Write the digest of every image that is pulled behind its tag (asks the registries, by docker)
 	@$(E2E) pin
 
 new: build ## Write a repository of your own with a service that depends on the crates: DIR=../shop NAME=shop (FROM=path or git URL; this checkout)
@@ -155,7 +161,7 @@ service: build ## Generate a service of your own, NAME=shipping, that consumes c
 dead-letters: build ## Events that could not be handled and wait for an operator (SERVICE=x: of one service)
 	@$(E2E) dead-letters $(SERVICE)
 
-dead-letter: build ## Read one of them, decoded: SERVICE=x ID=n
+dead-letter: build #- Read one of them, decoded: SERVICE=x ID=n
 	@$(call need,SERVICE ID)$(E2E) dead-letter "$(SERVICE)" "$(ID)"
 
 replay: build ## Handle it now, after its cause was removed: SERVICE=x ID=n, or ID=all
@@ -164,56 +170,56 @@ replay: build ## Handle it now, after its cause was removed: SERVICE=x ID=n, or 
 discard: build ## Discard it for good: SERVICE=x ID=n REASON="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
 	@$(call need,SERVICE ID REASON)$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
 
-pause: build ## Pause the consumer of SERVICE=x in every instance, until it is resumed: REASON="…"
+pause: build #- Pause the consumer of SERVICE=x in every instance, until it is resumed: REASON="…"
 	@$(call need,SERVICE REASON)$(E2E) pause "$(SERVICE)"
 
-resume: build ## Resume the consumer of SERVICE=x that an operator paused, or its circuit breaker (20 decodable events of one topic in a row could not be handled)
+resume: build #- Resume the consumer of SERVICE=x that an operator paused, or its circuit breaker (20 decodable events of one topic in a row could not be handled)
 	@$(E2E) resume "$(SERVICE)"
 
-poison: build ## Put a record that is not an event into orders.created, which makes a dead letter
+poison: build #- Put a record that is not an event into orders.created, which makes a dead letter
 	@$(E2E) poison
 
-sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
+sql: build #- Run SQL="…" in the database of SERVICE=x, as its superuser
 	@$(call need,SERVICE SQL)$(E2E) sql "$(SERVICE)"
 
-report: build ## Print the report of the reporting database, which make up REPORTING=1 starts
+report: build #- Print the report of the reporting database, which make up REPORTING=1 starts
 	@$(E2E) report
 
-republish: build ## Publish all events again, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time limit them)
+republish: build #- Publish all events again, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time limit them)
 	@$(E2E) republish $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
 
-rewind: build ## Move the consumer of SERVICE=x to TO=a time or an offset, on purpose: REASON="…" (TOPIC=, PARTITION=); the inbox absorbs what it knows
+rewind: build #- Move the consumer of SERVICE=x to TO=a time or an offset, on purpose: REASON="…" (TOPIC=, PARTITION=); the inbox absorbs what it knows
 	@$(call need,SERVICE TO REASON)$(E2E) rewind "$(SERVICE)" --to "$(TO)" --reason "$(REASON)" \
 	  $(if $(TOPIC),--topic "$(TOPIC)") $(if $(PARTITION),--partition "$(PARTITION)")
 
-lose-disk: build ## Kill Kafka and delete its log directory: the disaster that republish repairs
+lose-disk: build #- Kill Kafka and delete its log directory: the disaster that republish repairs
 	@$(E2E) lose-disk
 
-end-transactions: build ## Abort the transactions in Kafka that a crash of the broker left open for ever: docs/how-to/cdc.md
+end-transactions: build #- Abort the Kafka transactions that a crash of the broker left open: docs/how-to/cdc.md
 	@$(E2E) end-transactions
 
-rebuild: build ## Rebuild the order service's copy of the items from their topic
+rebuild: build #- Rebuild the order service's copy of the items from their topic
 	@$(E2E) rebuild
 
 # The id reaches the program by its environment, so no list of processes shows it.
 erase: export CUSTOMER := $(CUSTOMER)
 erase: export REPLACEMENT := $(REPLACEMENT)
-erase: build ## Replace the id of the customer CUSTOMER=<id> in all databases, once every order has ended
+erase: build #- Replace the id of the customer CUSTOMER=<id> in all databases, once every order has ended
 	@$(E2E) erase
 
 timeline: build ## Show the timeline of the order ID=…: every event, its waiting times, and what is pending
 	@$(call need,ID)$(E2E) timeline "$(ID)"
 
-schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.yaml and the users of Kafka
+schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.json and the users of Kafka
 	@$(TARGET)/contracts record
-	@$(TARGET)/contracts asyncapi >docs/asyncapi.yaml
+	@$(TARGET)/contracts asyncapi >docs/asyncapi.json
 	@$(TARGET)/contracts users >k8s/overlays/production/users.yaml
 	@for feature in connect cdc reporting; do $(TARGET)/contracts users $$feature >k8s/components/$$feature/users.yaml; done
 
-monitoring: tools ## Rewrite what docker compose mounts of k8s/monitoring
+monitoring: tools #- Rewrite what docker compose mounts of k8s/monitoring
 	@REWRITE_MONITORING=1 cargo test --package e2e --test main --profile ci --locked --quiet -- docker_compose_mounts_what_the_folder_has
 
-openapi: tools ## Rewrite openapi.json of each service, and admin-openapi.json, from the code
+openapi: tools #- Rewrite openapi.json of each service, and admin-openapi.json, from the code
 	@REWRITE_OPENAPI=1 cargo test --workspace --lib --bins --profile ci --locked --quiet -- the_committed_openapi_document
 
 check: build ## Formatting, lints and documentation (warnings are errors), packages, contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
@@ -235,7 +241,7 @@ build: tools ## Compile everything, in the profile of all tests and demos
 
 # The services with crash points, in a directory beside the ordinary programs. Both share the compiled
 # dependencies, so only our own crates are compiled twice.
-crash-programs: tools ## Compile the services with crash points, for the tests that kill them there
+crash-programs: tools #- Compile the services with crash points, for the tests that kill them there
 	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features holdfast-chassis/crash-points \
 	  --target-dir $(CARGO_TARGET)/crash-points $(addprefix --bin ,$(SAGA_SERVICES)) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2

@@ -43,6 +43,7 @@ impl<const N: usize> SagaModel<N> {
     }
 
     /// Takes a step with the rule in force, or with its mutant.
+    #[allow(clippy::too_many_lines)]
     pub fn compute_step(&self, (before, available): StepState, step: Step) -> StepState {
         use Mutant::*;
         let mut shown = before;
@@ -181,6 +182,7 @@ impl<const N: usize> SagaModel<N> {
     }
 
     /// Builds the rows, calls the handler, reads the rows.
+    #[allow(clippy::too_many_lines)]
     pub fn deliver(
         &self,
         (shown, available): StepState,

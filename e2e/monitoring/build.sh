@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Prints the path of a program that monitors: `build.sh promtool`, `prometheus`, `lag-exporter` or `postgres-exporter`.
+# Prints the path of a program of others: `build.sh promtool`, `prometheus`, `lag-exporter`, `postgres-exporter` or
+# `oauth2-proxy`.
 # One on the PATH is taken as it is. Each other one is built or fetched once, into the cache of the launcher:
 # - Prometheus and promtool with Go, which checks what it fetches against go.sum;
+# - oauth2-proxy with Go, too;
 # - the exporter of lag with cargo, by the lock file of its crate;
 # - the exporter of Postgres from the package of Debian.
 # Where a program cannot be had, the script fails, and its last line says why.
@@ -33,6 +35,7 @@ promtool | prometheus)
   home=$cache/prometheus-$version-$(cat go.mod go.sum | sha256sum | cut -c 1-8)
   ;;
 lag-exporter) version=$lag_exporter home=$cache/lag-exporter-$lag_exporter ;;
+oauth2-proxy) version=7.15.6 home=$cache/oauth2-proxy-7.15.6 ;;
 postgres-exporter) version=debian home=$cache/postgres-exporter-debian ;;
 *) fail "there is no $program" ;;
 esac
@@ -44,6 +47,14 @@ build() {
     echo "building $program $version, once: about five minutes, and 3 GB of memory …" >&2
     CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false -mod=readonly' \
       go build -p 2 -ldflags='-s -w' -o "$home/new" "github.com/prometheus/prometheus/cmd/$program"
+    ;;
+  oauth2-proxy)
+    command -v go >/dev/null || fail "there is no Go, which builds $program"
+    echo "building oauth2-proxy $version, once: two minutes …" >&2
+    CGO_ENABLED=0 GOBIN=$home/bin go install -p 2 -trimpath -ldflags='-s -w' \
+      "github.com/oauth2-proxy/oauth2-proxy/v7@v$version" ||
+      fail "Go could not build oauth2-proxy $version"
+    mv "$home/bin/oauth2-proxy" "$home/new"
     ;;
   lag-exporter)
     pkg-config --exists libsasl2 libcurl || fail "the exporter of lag needs libsasl2-dev and libcurl4-openssl-dev (as Debian names them)"

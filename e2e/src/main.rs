@@ -52,7 +52,7 @@ enum Command {
     Demo,
     /// Create the connectors of a stack with Kafka Connect, or change them to what their files say
     Connectors(connector_container::ConnectorOptions),
-    /// Change who carries the outboxes to Kafka, while the stack works
+    /// Switch between the relays and the connectors, while the stack runs
     Relay { carrier: Carrier },
     /// Create the missing demo items and accounts
     Seed(seed::SeedOptions),
@@ -62,13 +62,13 @@ enum Command {
     CrashPoints(crash_points::CrashPointOptions),
     /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
     Chaos(chaos::ChaosOptions),
-    /// Stop stock for minutes while orders go on; it has to catch up beside new orders
+    /// Stop stock for minutes while orders continue; it must catch up while new orders arrive
     LongOutage(long_outage::LongOutageOptions),
     /// Make the fault of each alert, and show that it fires and resolves (ten minutes)
     Alerts(alerts::AlertOptions),
     /// Pass the connections of some ports to the instances of a service, until SIGTERM
     Forward(port_forward::ForwardOptions),
-    /// Slow, large and many hostile clients; regular clients must not notice them
+    /// Run slow, oversized and numerous hostile clients; regular clients must not notice them
     Hostile(hostile::HostileOptions),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
@@ -84,7 +84,7 @@ enum Command {
     Rewind(RewindOptions),
     /// Kill Kafka and delete its log, like a lost disk
     LoseDisk,
-    /// Abort the transactions in Kafka that a crash of the broker left open for ever
+    /// Abort the Kafka transactions that a crash of the broker left open
     EndTransactions,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,

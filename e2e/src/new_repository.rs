@@ -1,8 +1,8 @@
-//! Generates a repository of one's own: `make new DIR=../shop NAME=shop` writes a service that depends on the crates of
-//! Holdfast, outside of this checkout.
+//! Generates a separate repository: `make new DIR=../shop NAME=shop` writes a service that depends on the crates of
+//! Holdfast.
 //!
 //! The files come from `e2e/repository_template`, a repository of a service called shop. The name is inserted, and
-//! where the crates come from. The directory is new or empty before, and afterwards either complete or as it was.
+//! where the crates come from. The directory must be new or empty. Afterwards it is complete or unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ const FILES: [(&str, &str); 26] = template! {
     ".rustfmt.toml": "rustfmt.toml",
     ".github/workflows/ci.yml": "ci.yml",
     "docker-compose.yml": "docker-compose.yml",
-    "asyncapi.yaml": "asyncapi.yaml",
+    "asyncapi.json": "asyncapi.json",
     "openapi.json": "openapi.json",
     "build.rs": "build.rs",
     "migrations/1_requests.sql": "migrations/1_requests.sql",
@@ -147,7 +147,12 @@ fn location(from: &str) -> Result<Location> {
     if path.is_dir() {
         let path = path.canonicalize()?;
         let chassis = path.join(CRATES[0].1);
-        ensure!(chassis.is_dir(), "{} is no checkout: it has no {}", path.display(), CRATES[0].1);
+        ensure!(
+            chassis.is_dir(),
+            "{} is not a checkout of Holdfast: {} is missing",
+            path.display(),
+            CRATES[0].1
+        );
         return Ok(Location::Path(path));
     }
     if from.contains("://") || from.starts_with("git@") {

@@ -177,8 +177,8 @@ async fn every_subject_requires_full_transitive_compatibility() -> Result<()> {
 /// A command caused the first event of an order, and that event caused the second one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_headers_of_real_records_are_those_of_the_asyncapi_document() -> Result<()> {
-    let text = std::fs::read_to_string(checkout().join("docs/asyncapi.yaml"))?;
-    let document: Value = serde_saphyr::from_str(&text)?;
+    let text = std::fs::read_to_string(checkout().join("docs/asyncapi.json"))?;
+    let document: Value = serde_json::from_str(&text)?;
     with_shared_fixture(async |Fixture { client, .. }| {
         let orders = place_orders(client, 1).await?;
         wait_until_confirmed(client, &orders).await?;

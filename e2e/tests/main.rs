@@ -32,6 +32,7 @@ mod admin;
 mod read_model;
 mod timeline;
 mod manifests;
+mod collector;
 mod environment;
 mod terminal;
 mod mutants;

@@ -1,4 +1,4 @@
-//! A repository that `make new` writes: it is complete or not there, whatever git and cargo of the developer are.
+//! A repository that `make new` writes: it is complete or absent, for every configuration of git and cargo.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

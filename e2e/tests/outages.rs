@@ -1,5 +1,5 @@
-//! Outages: orders are accepted as long as the order service and its database run, and all orders
-//! end when every component is back.
+//! Outages: orders are accepted while the order service and its database run. All orders end after every component is
+//! back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,11 +1,6 @@
 //! The id of a customer is in the places that docs/security.md names, and in no log, span, metric or open topic.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use anyhow::{Context, Result, ensure};
-use axum::Router;
-use axum::body::Bytes;
-use axum::routing::post;
 use chassis::event::DataClass;
 use checker::read_topic;
 use e2e::client::http_client::Client;
@@ -15,9 +10,9 @@ use futures::future::try_join_all;
 use launcher::Stack;
 use rdkafka::message::{Headers, Message};
 use reqwest::Method;
-use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use crate::collector::Collector;
 use crate::dead_letters::{
     REFUSE_PAYMENTS, dead_letter_for, replay, run_successfully, with_strict_check,
 };
@@ -34,10 +29,10 @@ const EQUAL_DEPOSITS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_id_of_a_customer_is_in_no_log_span_metric_or_open_topic() -> Result<()> {
-    let (collector, spans) = start_collector().await?;
+    let collector = Collector::start().await?;
     with_exclusive_fixture(async |fixture| {
         let canary = Canary(Uuid::now_v7());
-        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.clone())];
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address.clone())];
         with_environment(fixture, &variables, async || {
             buy(fixture, canary.0).await?;
             send_rejected_requests(&fixture.client, canary.0).await?;
@@ -49,29 +44,13 @@ async fn the_id_of_a_customer_is_in_no_log_span_metric_or_open_topic() -> Result
         })
         .await?;
         // The services were stopped, so their last spans have arrived.
-        let spans = std::mem::take(&mut *spans.lock().unwrap_or_else(PoisonError::into_inner));
+        let spans = collector.bodies().concat();
         ensure!(is_part(b"/orders", &spans), "no span of a request arrived");
         canary.check("a span", &spans)?;
         canary.check_topics(&fixture.client)?;
         canary.check_logs(&fixture.stack).await
     })
     .await
-}
-
-/// Receives the spans of all services: its address, and the bytes of all requests.
-async fn start_collector() -> Result<(String, Arc<Mutex<Vec<u8>>>)> {
-    let spans = Arc::new(Mutex::new(Vec::new()));
-    let received = spans.clone();
-    let collector = Router::new().route(
-        "/v1/traces",
-        post(async move |body: Bytes| {
-            received.lock().unwrap_or_else(PoisonError::into_inner).extend(body);
-        }),
-    );
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(async { axum::serve(listener, collector).await });
-    Ok((address, spans))
 }
 
 /// A declined order, a confirmed one, and one whose event was a dead letter of payment.

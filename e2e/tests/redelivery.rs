@@ -1,5 +1,5 @@
-//! Faults of delivery: late, again, from the beginning, or impossible. They leave dead letters
-//! behind, so they run after tests that count dead letters: tests run in order of their names.
+//! Faults of delivery: late, again, from the beginning, or impossible. They leave dead letters, and tests run in order
+//! of their names. Their names therefore sort after the tests that count dead letters.
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;

@@ -1,4 +1,4 @@
-//! A service on a terminal on which no person writes.
+//! A service on a terminal without input.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

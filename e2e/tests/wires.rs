@@ -59,7 +59,7 @@ async fn an_instance_whose_password_kafka_refuses_is_not_ready_and_says_so() -> 
         _ = stack.start(INSTANCE) => refused.await?,
     }
     let log = std::fs::read_to_string(stack.log_file(INSTANCE)?)?;
-    ensure!(log.matches("access is refused to this service").count() == 1, "{log}");
+    ensure!(log.matches("this service was denied access").count() == 1, "{log}");
     ensure!(probe(&stack, INSTANCE, "livez").await? == "ok\n", "a restart mends no password");
     ensure!(probe(&stack, "order", "readyz").await? == "ok\n", "the other one serves");
     let metrics = probe(&stack, "order", "metrics").await?;

@@ -1,5 +1,5 @@
-//! This checkout beside other commits: a stack of each runs, and they are measured in turn with the same load. A machine
-//! that changes changes all of them, so the ratios of one turn say more than any rate.
+//! This checkout beside other commits: one stack of each runs, and they are measured in turn under the same load. A
+//! change of the machine affects all of them, so compare the ratios within a turn and not the rates.
 
 use std::collections::BTreeMap;
 

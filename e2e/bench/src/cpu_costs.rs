@@ -44,14 +44,11 @@ const DATABASE_FIGURES: [&str; 4] =
 pub const PUBLISHED: &str = "work/saga events";
 
 impl Costs {
-    /// What the load has spent; with a stack on this machine, what each of its components has spent as well.
-    pub async fn measure(own: Option<&Stack>, addresses: &Addresses) -> Result<Costs> {
-        // Commits are counted between two readings, by the clock of the database.
-        let at = match own {
-            Some(_) => Utc::now(),
-            None => database_clock(&addresses.databases["order"]).await?,
-        };
-        let mut times = own.map(Stack::cpu_times).unwrap_or_default();
+    /// What each component of the stack and the load have spent.
+    pub async fn measure(stack: &Stack, addresses: &Addresses) -> Result<Costs> {
+        // Commits are counted between two readings, by the clock of the machine.
+        let at = Utc::now();
+        let mut times = stack.cpu_times();
         times.push((
             LOAD_GENERATOR.to_string(),
             ProcessIdentity::from_pid(std::process::id()).cpu_time(),
@@ -59,12 +56,12 @@ impl Costs {
         let cpu_micros = sum_by_component(
             times.into_iter().map(|(name, time)| (name, time.as_secs_f64() * 1e6)),
         );
-        let mut sums = BTreeMap::from([(PUBLISHED, published_events(&addresses.kafka).await?)]);
-        if let Some(stack) = own {
-            let kafka = stack.directory().join("kafka").join("data");
-            sums.insert("bytes/saga loopback", loopback_bytes()?);
-            sums.insert("bytes/saga Kafka", bytes_in(&kafka));
-        }
+        let kafka = stack.directory().join("kafka").join("data");
+        let mut sums = BTreeMap::from([
+            (PUBLISHED, published_events(&addresses.kafka).await?),
+            ("bytes/saga loopback", loopback_bytes()?),
+            ("bytes/saga Kafka", bytes_in(&kafka)),
+        ]);
         for url in addresses.databases.values() {
             let mut db = PgConnection::connect(url).await?;
             let (wal, tables, commits, rows): (f64, f64, f64, f64) =
@@ -78,11 +75,6 @@ impl Costs {
             db.close().await?;
         }
         Ok(Costs { at, cpu_micros, busy_micros: busy_micros()?, sums })
-    }
-
-    /// Whether the processor time of the services and databases is known, and not that of the load alone.
-    pub fn has_stack(&self) -> bool {
-        self.cpu_micros.len() > 1
     }
 
     /// The cost since `earlier`.
@@ -114,11 +106,8 @@ impl Costs {
 
 /// The memory of each component. This is slow, since it reads every page: not for use during a
 /// measurement.
-pub async fn memory_bytes(own: Option<&Stack>) -> Result<BTreeMap<String, f64>> {
-    let held = match own {
-        Some(stack) => stack.status().await?.into_iter(),
-        None => Vec::new().into_iter(),
-    };
+pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
+    let held = stack.status().await?.into_iter();
     let mut held: Vec<_> =
         held.map(|component| (component.name, component.memory_bytes as f64)).collect();
     held.push((
@@ -161,14 +150,6 @@ async fn published_events(client: &ClientConfig) -> Result<f64> {
         anyhow::Ok(count as f64)
     };
     tokio::task::spawn_blocking(count).await?
-}
-
-/// The time of the machine of a database.
-pub async fn database_clock(url: &str) -> Result<DateTime<Utc>> {
-    let mut db = PgConnection::connect(url).await?;
-    let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut db).await?;
-    db.close().await?;
-    Ok(now)
 }
 
 /// How many statements a database has executed; `None` unless Postgres loads `pg_stat_statements`.

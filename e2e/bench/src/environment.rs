@@ -23,7 +23,6 @@ use crate::completion_watch::CompletionWatch;
 use crate::cpu_costs::{self, Costs};
 use crate::loads::{Load, Measurements, RunningLoad, Target};
 use crate::other_commit::OtherCommit;
-use crate::other_stack::OtherStack;
 use crate::preload;
 use crate::workload::{CUSTOMER_COUNT, Workload, customer_id, sku_name};
 use crate::yardstick::YardstickRunner;
@@ -42,34 +41,20 @@ const JIT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 const JIT_IDLE_SHARE: f64 = 0.03;
 const JIT_IDLE_POLLS: u32 = 2;
 
-/// How long another stack is loaded before the first measurement.
-const OTHER_WARM_UP: Duration = Duration::from_secs(120);
-
 /// The timeout for the end of all orders of an overload.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How far the clocks of the machines of another stack may differ.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
-
 pub struct BenchEnvironment {
-    /// The stack on this machine; `None` if the stack runs on other machines.
-    pub own: Option<OwnStack>,
+    pub stack: Stack,
+    pub yardstick: YardstickRunner,
+    /// This lock keeps other processes from creating the same stack.
+    _lock: File,
     pub client: Client,
-    /// The APIs of the order service, if it is on another machine.
-    other_order_urls: Vec<String>,
     access: Option<Arc<Access>>,
     sku_count: usize,
     pub baseline: Baseline,
     /// The number of orders accepted since the baseline.
     pub accepted: AtomicI64,
-}
-
-/// A stack that the benchmark started.
-pub struct OwnStack {
-    pub stack: Stack,
-    pub yardstick: YardstickRunner,
-    /// This lock keeps other processes from creating the same stack.
-    _lock: File,
 }
 
 /// The state at the beginning of the measurement.
@@ -114,9 +99,10 @@ impl BenchEnvironment {
         let access = Access::to_stack(&stack)?;
         let yardstick = YardstickRunner::prepare(&stack, pgbench).await?;
         let mut environment = BenchEnvironment {
-            own: Some(OwnStack { stack, yardstick, _lock: lock }),
+            stack,
+            yardstick,
+            _lock: lock,
             client,
-            other_order_urls: Vec::new(),
             access,
             sku_count: 0,
             baseline: Baseline { started_at: Utc::now(), unpaid_cents: 0 },
@@ -126,60 +112,21 @@ impl BenchEnvironment {
         Ok(environment)
     }
 
-    /// Uses a stack that runs on other machines, with the same items and rich customers. Orders of earlier runs
-    /// may be in it.
-    pub async fn open_other(other: OtherStack) -> Result<BenchEnvironment> {
-        let mut environment = BenchEnvironment {
-            own: None,
-            client: Client::new(other.addresses)?,
-            other_order_urls: other.order_urls,
-            access: None,
-            sku_count: 0,
-            baseline: Baseline { started_at: Utc::now(), unpaid_cents: 0 },
-            accepted: AtomicI64::new(0),
-        };
-        // Later, a wrong password would look like a service that does not learn of its items.
-        for (service, url) in &environment.client.addresses.databases {
-            let answered = cpu_costs::database_clock(url).await;
-            answered.with_context(|| format!("the database of {service}"))?;
-        }
-        environment.seed(SKU_COUNT).await?;
-        let [order, payment, _] = environment.books().await?;
-        // The ids of orders have the time of the order service, and the baseline has that of its database.
-        tokio::time::sleep(CLOCK_TOLERANCE).await;
-        let database = &environment.client.addresses.databases["order"];
-        let started_at = cpu_costs::database_clock(database).await?;
-        tokio::time::sleep(CLOCK_TOLERANCE).await;
-        let unpaid_cents = unpaid_cents(&order, &payment)?;
-        environment.baseline = Baseline { started_at, unpaid_cents };
-        Ok(environment)
-    }
-
-    /// The stack on this machine.
-    ///
-    /// # Errors
-    /// If the stack runs on other machines.
-    pub fn stack(&self) -> Result<&Stack> {
-        let own = self.own.as_ref();
-        own.map(|own| &own.stack).context("this part needs a stack on this machine")
-    }
-
     /// What has been spent so far.
     pub async fn measure_costs(&self) -> Result<Costs> {
-        Costs::measure(self.stack().ok(), &self.client.addresses).await
+        Costs::measure(&self.stack, &self.client.addresses).await
     }
 
     /// The memory of each component.
     pub async fn memory_bytes(&self) -> Result<BTreeMap<String, f64>> {
-        cpu_costs::memory_bytes(self.stack().ok()).await
+        cpu_costs::memory_bytes(&self.stack).await
     }
 
     /// Deletes the stack on this machine. It is stopped first, since a cluster with preloaded orders is kept.
     pub async fn close(self) -> Result<()> {
-        let Some(OwnStack { stack, .. }) = self.own else { return Ok(()) };
-        stack.down().await?;
-        preload::detach(&stack)?;
-        stack.clean().await
+        self.stack.down().await?;
+        preload::detach(&self.stack)?;
+        self.stack.clean().await
     }
 
     /// Creates the missing items and accounts.
@@ -239,10 +186,8 @@ impl BenchEnvironment {
 
     /// The APIs of the order service's instances.
     fn order_urls(&self) -> Result<Vec<String>> {
-        let Some(OwnStack { stack, .. }) = &self.own else {
-            return Ok(self.other_order_urls.clone());
-        };
-        stack.instances_of("order")?.iter().map(|name| stack.url(name)).collect()
+        let instances = self.stack.instances_of("order")?;
+        instances.iter().map(|name| self.stack.url(name)).collect()
     }
 
     /// Waits until every order of a finished load has ended.
@@ -253,17 +198,11 @@ impl BenchEnvironment {
     }
 
     /// Runs a load until Java's compilers have settled, since they take processor time of the
-    /// measurement until then. Returns how long that was, and their share in the end. The compilers of another stack
-    /// cannot be seen from here.
+    /// measurement until then. Returns how long that was, and their share in the end.
     pub async fn warm_up(&self, at_most: Duration) -> Result<String> {
         eprintln!("warming up …");
         let load = self.start_load(Workload::default(), Load::SATURATING)?;
-        let Some(OwnStack { stack, .. }) = &self.own else {
-            let lasting = at_most.min(OTHER_WARM_UP);
-            tokio::time::sleep(lasting).await;
-            self.finish(&*load.stop().await?).await?;
-            return Ok(format!("for {} s", lasting.as_secs()));
-        };
+        let stack = &self.stack;
         let (began, mut jit_time) = (Instant::now(), cpu_costs::jit_cpu_time(stack).await?);
         let mut idle_polls = 0;
         let share = loop {

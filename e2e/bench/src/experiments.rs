@@ -11,9 +11,7 @@ use tokio::time::sleep;
 
 use crate::cases::Case;
 use crate::completion_watch::{COMPLETION_TIMEOUT, CompletionWatch};
-use crate::cores;
 use crate::cpu_costs;
-use crate::endurance;
 use crate::environment::BenchEnvironment;
 use crate::loads::Load;
 use crate::plan::MeasurementPlan;
@@ -40,12 +38,6 @@ pub enum Experiment {
     Old,
     /// The cost of an idle stack
     Idle,
-    /// An hour at half of the peak, and the dead rows that it leaves; on request only
-    Hour,
-    /// Services and databases with 1, 1.5 and 2 cores, and how busy each loop is; on request only, as root
-    Cores,
-    /// A secured stack whose callers send tokens, and one that is not, in turn; on request only
-    Security,
 }
 
 const IDLE_DURATION: Duration = Duration::from_secs(30);
@@ -57,19 +49,6 @@ const YARDSTICK_DURATION: Duration = Duration::from_secs(5);
 const OPEN_LOOP_PERCENTS: [u32; 7] = [25, 50, 75, 90, 110, 125, 150];
 
 impl Experiment {
-    /// Whether it runs only if it is asked for: an hour is long, the cost of security needs two stacks at the same
-    /// time, and a limit on the cores needs root.
-    pub fn is_on_request(self) -> bool {
-        matches!(self, Experiment::Hour | Experiment::Security | Experiment::Cores)
-    }
-
-    /// Whether it can be measured on a stack on other machines: it starts and stops nothing, and does
-    /// not ask for the processor time of each component.
-    pub fn is_for_other_stacks(self) -> bool {
-        use Experiment::{Closed, Hour, Lines, Open, Skus};
-        matches!(self, Closed | Open | Skus | Lines | Hour)
-    }
-
     pub async fn run(
         self,
         environment: &mut BenchEnvironment,
@@ -83,8 +62,6 @@ impl Experiment {
                     preload::describe(&mut environment.connect_database().await?).await?;
                 report.environment.insert("Old orders".to_string(), description);
             }
-            Experiment::Hour => return endurance::measure(environment, plan, report).await,
-            Experiment::Cores => return cores::measure(environment, plan, report).await,
             _ => (),
         }
         for nth in 0..plan.repeats {
@@ -115,7 +92,7 @@ struct Repeat<'a> {
     /// case.
     reversed: bool,
     /// The yardstick after this case is the one before the next.
-    tx4: Option<Yardstick>,
+    tx4: Yardstick,
 }
 
 impl<'a> Repeat<'a> {
@@ -132,11 +109,8 @@ impl<'a> Repeat<'a> {
     async fn measure(&mut self, name: &str, workload: Workload, load: Load) -> Result<&mut Run> {
         let run = self.environment.measure(name, workload, load, self.plan).await?;
         let after = measure_yardstick(self.environment, self.report).await?;
-        let run = match std::mem::replace(&mut self.tx4, after).zip(after) {
-            Some((before, after)) => run.relative_to(&before, &after),
-            None => run,
-        };
-        Ok(self.report.add(run))
+        let before = std::mem::replace(&mut self.tx4, after);
+        Ok(self.report.add(run.relative_to(&before, &after)))
     }
 
     async fn measure_peak(&mut self) -> Result<f64> {
@@ -152,8 +126,10 @@ impl<'a> Repeat<'a> {
         }
         for (name, workload, load) in cases {
             self.measure(&name, workload, load).await?;
-            if let (Load::Callers(1), Some(own)) = (load, &self.environment.own) {
-                let alone = own.yardstick.run(self.environment, self.plan.duration, true).await?;
+            if let Load::Callers(1) = load {
+                let environment = &self.environment;
+                let alone =
+                    environment.yardstick.run(environment, self.plan.duration, true).await?;
                 let run = self.report.last_run();
                 run.set("tx4 alone p50 ms", alone.p50_ms);
                 for end in ["commit p50", "end p50"] {
@@ -186,7 +162,7 @@ impl<'a> Repeat<'a> {
     async fn run_drain(&mut self) -> Result<()> {
         let peak = self.measure_peak().await?;
         let (environment, load_average) = (&self.environment, cpu_costs::load_average());
-        let stack = environment.stack()?;
+        let stack = &environment.stack;
         stack.stop("stock").await?;
         let load = environment.start_load(Workload::default(), Load::PerSecond(peak * 0.75))?;
         sleep(self.plan.duration).await;
@@ -216,7 +192,7 @@ impl<'a> Repeat<'a> {
 
     async fn run_instances(&mut self) -> Result<()> {
         for count in if self.reversed { [2, 1] } else { [1, 2] } {
-            let stack = self.environment.stack()?;
+            let stack = &self.environment.stack;
             stack.set_instances(count).await?;
             stack.up().await?;
             // The partitions of the groups move.
@@ -224,7 +200,7 @@ impl<'a> Repeat<'a> {
             let name = format!("{count} of each service");
             self.measure(&name, Workload::default(), Load::SATURATING).await?;
         }
-        self.environment.stack()?.set_instances(1).await
+        self.environment.stack.set_instances(1).await
     }
 
     async fn run_preloaded(&mut self) -> Result<()> {
@@ -243,20 +219,18 @@ impl<'a> Repeat<'a> {
     }
 }
 
-/// Runs the yardstick on a stack on this machine.
 async fn measure_yardstick(
     environment: &BenchEnvironment,
     report: &mut Report,
-) -> Result<Option<Yardstick>> {
-    let Some(own) = &environment.own else { return Ok(None) };
+) -> Result<Yardstick> {
     let load_average = cpu_costs::load_average();
-    let tx4 = own.yardstick.run(environment, YARDSTICK_DURATION, false).await?;
+    let tx4 = environment.yardstick.run(environment, YARDSTICK_DURATION, false).await?;
     eprintln!("  tx4: {:.0}/s, Postgres {:.0} µs", tx4.per_second, tx4.postgres_micros);
     let run = report.add(Run::new("tx4, 16 clients"));
     run.set("tx4/s", tx4.per_second);
     run.set("Postgres µs/tx4", tx4.postgres_micros);
     run.set("load average", load_average);
-    Ok(Some(tx4))
+    Ok(tx4)
 }
 
 async fn measure_idle(environment: &BenchEnvironment, report: &mut Report) -> Result<()> {

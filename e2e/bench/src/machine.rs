@@ -9,33 +9,23 @@ use launcher::{Stack, artifacts};
 use sqlx::{Connection, PgConnection};
 
 use crate::environment::BenchEnvironment;
-use crate::processors;
 
-/// Titles and descriptions. Of a stack on other machines only its databases can be described.
+/// Titles and descriptions.
 pub async fn describe_environment(
     environment: &BenchEnvironment,
 ) -> Result<BTreeMap<String, String>> {
     let postgres = describe_postgres(&environment.client.addresses).await?;
     let machine = format!(
-        "{} cores ({}) and {:.0} GB, {}; Linux {}",
+        "{} cores ({}) and {:.0} GB, shared by everything, the load too; Linux {}",
         std::fs::read_to_string("/proc/cpuinfo")?.matches("processor\t").count(),
         value("/proc/cpuinfo", "model name"),
         memory_gigabytes(),
-        if environment.own.is_some() { processors::describe()? } else { "of the load".to_string() },
         read("/proc/sys/kernel/osrelease").trim(),
     );
     let mut found = BTreeMap::from([("PostgreSQL", postgres), ("Machine", machine)]);
-    if let Ok(stack) = environment.stack() {
-        found.extend(describe_java(stack).await?);
-    } else {
-        found.insert("Stack", OTHER_STACK.to_string());
-    }
+    found.extend(describe_java(&environment.stack).await?);
     Ok(found.into_iter().map(|(title, text)| (title.to_string(), text)).collect())
 }
-
-/// What a report about a stack on other machines lacks.
-const OTHER_STACK: &str = "on other machines. What needs access to them is missing here: tx4, processor time and memory of \
-     each component, the bytes of Kafka, and the time until the commit of a decision";
 
 fn read(file: &str) -> String {
     fs::read_to_string(file).unwrap_or_default()

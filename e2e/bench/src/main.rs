@@ -2,17 +2,13 @@
 //!
 //! The native stack with full durability, a load on the same machine, and the yardstick at the same
 //! time: a plain transaction of two inserts. Only committed decisions count as completed. A part
-//! that lost an order is not reported. Variables keep the load and Kafka on other processors, or name
-//! a stack on other machines.
+//! that lost an order is not reported.
 //!
 //! - `experiments`, `cases`: what is measured; `plan`: how often and for how long; `environment`: the stack;
 //!   `measurement`: one measurement on it.
 //! - `loads`, `caller`, `workload`: which orders are placed, and when; `access`: what callers present to
 //!   a secured stack; `completion_watch`: when orders end.
-//! - `security_cost`: a secured stack beside one that is not; `endurance`: an hour.
 //! - `against`: this checkout beside other commits; `other_commit`: their programs, and what is different about them.
-//! - `cores`: services and databases with few cores; `cpu_limit`: how they get them; `session_use`: what limits then.
-//! - `other_stack`: the addresses of a stack on other machines; `processors`: who uses which of this one.
 //! - `preload`: old orders; `machine`: the machine and its settings; `books`: whether all orders have ended.
 //! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
@@ -22,23 +18,16 @@ mod books;
 mod caller;
 mod cases;
 mod completion_watch;
-mod cores;
 mod cpu_costs;
-mod cpu_limit;
-mod endurance;
 mod environment;
 mod experiments;
 mod loads;
 mod machine;
 mod measurement;
 mod other_commit;
-mod other_stack;
 mod plan;
 mod preload;
-mod processors;
 mod report;
-mod security_cost;
-mod session_use;
 mod workload;
 mod yardstick;
 
@@ -46,7 +35,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use e2e::stack_description::stack_description;
 
@@ -100,8 +89,8 @@ fn callers(text: &str) -> Result<usize, String> {
         return Ok(count);
     }
     Err(format!(
-        "from 1 to {CONNECTIONS_MAX}: the order service keeps no more connections open, so that more \
-         callers would measure how they take turns"
+        "from 1 to {CONNECTIONS_MAX}: the order service keeps no more connections open, so additional \
+         callers would only take turns"
     ))
 }
 
@@ -124,9 +113,7 @@ async fn warm_up(
     report: &mut Report,
 ) -> Result<()> {
     report.environment.extend(machine::describe_environment(environment).await?);
-    if let Some(own) = &environment.own {
-        report.environment.insert("Yardstick".to_string(), own.yardstick.describe());
-    }
+    report.environment.insert("Yardstick".to_string(), environment.yardstick.describe());
     report.environment.insert("Measured".to_string(), plan.describe());
     eprintln!("{}", report.environment_lines());
     let at_most = Duration::from_secs(arguments.warm_first_seconds);
@@ -165,20 +152,6 @@ async fn measure_side_by_side(
     measured
 }
 
-/// The experiments that were asked for: by default all that take minutes and that the stack allows.
-fn chosen_parts(arguments: &Arguments, is_other: bool) -> Result<Vec<Experiment>> {
-    let parts = &arguments.parts;
-    if parts.is_empty() {
-        let all = Experiment::value_variants().iter().copied();
-        let all = all.filter(|part| !part.is_on_request());
-        return Ok(all.filter(|part| !is_other || part.is_for_other_stacks()).collect());
-    }
-    if let Some(part) = parts.iter().find(|part| is_other && !part.is_for_other_stacks()) {
-        bail!("{part:?} needs a stack on this machine: unset the variables that begin with BENCH_");
-    }
-    Ok(parts.clone())
-}
-
 /// Measures some experiments on one stack, and closes it.
 async fn measure_on(
     mut environment: BenchEnvironment,
@@ -204,11 +177,6 @@ async fn measure_on(
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
-    let other = other_stack::from_environment()?;
-    if other.is_some() && !arguments.against.is_empty() {
-        bail!("--against needs stacks on this machine: unset the variables that begin with BENCH_");
-    }
-    let parts = chosen_parts(&arguments, other.is_some())?;
     let plan = MeasurementPlan {
         repeats: arguments.repeats,
         warm_up: Duration::from_secs(arguments.warm_seconds),
@@ -218,21 +186,14 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     let mut report = Report::default();
     Report::delete_previous(&arguments.into)?;
-    if let Some(other) = other {
-        let environment = BenchEnvironment::open_other(other).await?;
-        measure_on(environment, parts, &arguments, &plan, &mut report).await?;
-    } else {
-        measure_own_stacks(parts, &arguments, &plan, &mut report).await?;
-    }
+    measure_stacks(&arguments, &plan, &mut report).await?;
     println!("{}", report.markdown());
     println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
     Ok(())
 }
 
-/// Measures on stacks that the benchmark starts: one without preloaded orders, one with them, and two that run at the
-/// same time.
-async fn measure_own_stacks(
-    parts: Vec<Experiment>,
+/// Measures on stacks that the benchmark starts: one without preloaded orders and one with them, or one for each commit.
+async fn measure_stacks(
     arguments: &Arguments,
     plan: &MeasurementPlan,
     report: &mut Report,
@@ -240,10 +201,12 @@ async fn measure_own_stacks(
     if !arguments.against.is_empty() {
         return against::measure(arguments, plan, report).await;
     }
+    let parts = match &arguments.parts[..] {
+        [] => Experiment::value_variants(),
+        parts => parts,
+    };
     let (old, others): (Vec<Experiment>, Vec<Experiment>) =
-        parts.into_iter().partition(|part| *part == Experiment::Old);
-    let (security, others): (Vec<Experiment>, Vec<Experiment>) =
-        others.into_iter().partition(|part| *part == Experiment::Security);
+        parts.iter().partition(|part| **part == Experiment::Old);
     for (old, parts) in [(false, others), (true, old)] {
         if parts.is_empty() {
             continue;
@@ -253,9 +216,6 @@ async fn measure_own_stacks(
         let environment =
             BenchEnvironment::open(&stack_description(), "bench", old, pgbench, None).await?;
         measure_on(environment, parts, arguments, plan, report).await?;
-    }
-    if !security.is_empty() {
-        security_cost::measure(arguments, plan, report).await?;
     }
     Ok(())
 }

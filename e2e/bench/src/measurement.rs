@@ -82,14 +82,14 @@ impl BenchEnvironment {
 
     /// The time until the commit of the decision, sorted, in milliseconds, of confirmed orders:
     /// their rows do not change afterwards. Postgres takes the time of a commit right before its
-    /// flush. Empty if Postgres does not record it, or has the clock of another machine.
+    /// flush. Empty if Postgres does not record it.
     async fn commit_latencies(
         &self,
         measurements: &Measurements,
         since: DateTime<Utc>,
     ) -> Result<Vec<f64>> {
         let mut db = self.connect_database().await?;
-        if self.own.is_none() || !tracks_commit_timestamps(&mut db).await? {
+        if !tracks_commit_timestamps(&mut db).await? {
             return Ok(Vec::new());
         }
         let committed: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(

@@ -29,17 +29,8 @@ pub const RATIO_PREFIX: &str = "ratio ";
 /// The load of the machine before the run, and of other processes during it.
 const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
 /// Each prefix has a table of its own.
-const COST_PREFIXES: [&str; 9] = [
-    RATIO_PREFIX,
-    CPU_PREFIX,
-    "MB ",
-    "% of a core ",
-    "bytes/saga ",
-    "work/saga ",
-    "dead rows ",
-    "% busy ",
-    "sagas/s if always busy: ",
-];
+const COST_PREFIXES: [&str; 6] =
+    [RATIO_PREFIX, CPU_PREFIX, "MB ", "% of a core ", "bytes/saga ", "work/saga "];
 
 /// Whether the ratio of such figures says something: rates, latencies and costs of a saga.
 pub fn is_ratio_figure(figure: &str) -> bool {
@@ -59,10 +50,8 @@ impl Run {
         let mut run = Run::new(name);
         let each = sagas.max(1.0);
         run.set(SAGAS_PER_SECOND, sagas / seconds);
-        if spent.has_stack() {
-            run.set("CPU µs/saga", spent.all_micros() / each);
-            run.set("Postgres µs/saga", spent.postgres_micros() / each);
-        }
+        run.set("CPU µs/saga", spent.all_micros() / each);
+        run.set("Postgres µs/saga", spent.postgres_micros() / each);
         for (name, micros) in &spent.cpu_micros {
             run.set(&format!("{CPU_PREFIX}{name}"), micros / each);
         }

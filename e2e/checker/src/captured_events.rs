@@ -59,7 +59,9 @@ impl Sources {
             .fetch_optional(db)
             .await?;
             if confirmed.is_none_or(|confirmed| confirmed <= *end) {
-                waiting.push(format!("the connector of {service} has not come so far"));
+                waiting.push(format!(
+                    "the connector of {service} has not confirmed the log up to the end"
+                ));
             }
         }
         Ok(waiting)

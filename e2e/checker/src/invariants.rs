@@ -1,5 +1,4 @@
-//! The invariants of messaging: what holds for every stack of services on the chassis, whatever
-//! they do.
+//! The invariants of messaging: what holds for every stack of services on the chassis.
 
 use std::fmt::{self, Display};
 

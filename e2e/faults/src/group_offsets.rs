@@ -52,7 +52,10 @@ impl Stranger {
             let deadline = std::time::Instant::now() + within;
             let mut read = 0;
             while read < records {
-                ensure!(std::time::Instant::now() < deadline, "it has read {read} of {records}");
+                ensure!(
+                    std::time::Instant::now() < deadline,
+                    "only {read} of {records} records arrived in time"
+                );
                 read += usize::from(matches!(self.0.poll(Duration::from_millis(200)), Some(Ok(_))));
             }
             Ok(self)

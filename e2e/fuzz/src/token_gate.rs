@@ -1,4 +1,4 @@
-//! A port that knows its callers by tokens, and an issuer that signs whatever the fuzzer makes.
+//! A port that authenticates its callers by tokens, and an issuer that signs any token of the fuzzer.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -159,15 +159,6 @@ impl Stack {
         Ok(self.state()?.ports)
     }
 
-    /// The page and the API of the store of traces, as a URL, in an observed stack.
-    ///
-    /// # Errors
-    /// If the stack was deleted.
-    pub fn traces_url(&self) -> Result<Option<String>> {
-        let state = self.state()?;
-        Ok(state.observed.then(|| state.jaeger_url()))
-    }
-
     /// The stream processors of a stack that has them, each with the URL of its sums.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ pub async fn create_class_archives(description: &StackDescription, artifacts: &A
         stack.clean().await
     };
     if let Err(error) = made.await {
-        eprintln!("no class archives, so starts take longer: {error:#}");
+        eprintln!("starts take longer, because no class archives were made: {error:#}");
     }
 }
 

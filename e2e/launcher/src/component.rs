@@ -16,12 +16,10 @@ use crate::directories::{
 };
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
-use crate::jaeger::Jaeger;
 use crate::java::java_options;
 use crate::kafka_config;
 use crate::launch_config;
 use crate::maven_project;
-use crate::placement::place;
 use crate::proc_fs::ProcessIdentity;
 use crate::process::{self, Process, Signal};
 use crate::provision;
@@ -222,10 +220,6 @@ impl Stack {
                 self.note_console_settings(&launch)?;
                 launch
             }
-            Component::Jaeger => {
-                let jaeger = Jaeger::build_missing(&|line| eprintln!("{line}")).await?;
-                jaeger.launch_command(&process.home, &stack_state)?
-            }
             Component::Connect => connect_worker::prepare(self, process, &stack_state).await?,
             Component::Streams(name) => {
                 let environment = stack_state.environment_of(component)?;
@@ -236,7 +230,7 @@ impl Stack {
                 launch_config::service(&programs, service, "serve", &stack_state, component)?
             }
         };
-        process.spawn(&place(component, launch)).await
+        process.spawn(&launch).await
     }
 
     pub(crate) async fn stop_component(&self, component: &Component) -> Result<StopOutcome> {

@@ -1,5 +1,5 @@
-//! The worker of Kafka Connect: its artifacts and how it runs. It writes in Kafka's transactions: only then a connector
-//! confirms no more of a database's log than what Kafka has, and of two workers that run one task, only one writes.
+//! The worker of Kafka Connect: its artifacts and how it runs. It writes in Kafka transactions. Without them, a
+//! connector could confirm more of a database's log than Kafka has, and two workers could write for one task.
 
 use std::fs;
 use std::path::PathBuf;

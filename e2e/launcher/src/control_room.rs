@@ -34,9 +34,6 @@ impl StackState {
         ];
         let streams = self.streams_urls().into_iter();
         let streams = streams.map(|(name, url)| (format!("{}_URL", name.to_uppercase()), url));
-        if self.observed {
-            variables.push(("JAEGER_URL", self.jaeger_url()));
-        }
         if !self.secure {
             let token = self.secrets()?.password_file(CONTROL_SECRET)?;
             variables.extend([

@@ -2,15 +2,19 @@
 //! demo. Only a client with the token of the stack's secrets gets an answer, so no other program on this machine and no
 //! page in a browser can use it. It runs as a process of its own, because the launcher ends when the stack is up.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
-use futures::stream::{FuturesUnordered, StreamExt};
+use anyhow::{Context, Result};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{AUTHORIZATION, HOST as HOST_HEADER};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use openssl::memcmp;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
 
 use crate::process::{LaunchCommand, Process};
 use crate::stack::Stack;
@@ -26,12 +30,13 @@ pub(crate) const CONTROL_SECRET: &str = "control.token";
 /// The command of the launcher that runs it.
 pub(crate) const COMMAND: &str = "control-server";
 
-/// The size of a request, which has no body, and the time in which it has to arrive.
-const REQUEST_BYTES_MAX: usize = 8 * 1024;
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+type Refusal = (StatusCode, String);
 
-/// The status of an action that the stack does not allow.
-const CONFLICT: &str = "409 Conflict";
+/// What the server knows.
+struct Control {
+    stack: Stack,
+    token: String,
+}
 
 impl Stack {
     fn control_process(&self) -> Result<Process> {
@@ -71,136 +76,85 @@ impl Stack {
     }
 
     /// Answers requests until the process is killed.
-    pub(crate) async fn serve_control(&self) -> Result<()> {
+    pub(crate) async fn serve_control(self) -> Result<()> {
         let state = self.state()?;
         let listener = TcpListener::bind((HOST, state.console_ports()?.control)).await?;
         let token = state.secrets()?.password(CONTROL_SECRET)?;
-        let mut answers = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => answers.push(self.answer(accepted?.0, &token)),
-                Some(answered) = answers.next(), if !answers.is_empty() => {
-                    if let Err(error) = answered {
-                        self.print_progress(&format!("a request got no answer: {error:#}"));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn answer(&self, mut client: TcpStream, token: &str) -> Result<()> {
-        let request = timeout(REQUEST_TIMEOUT, read_request(&mut client)).await??;
-        let answered = match request.action(token) {
-            Ok(action) => self.execute(action).await,
-            Err((status, reason)) => Err((status, anyhow::anyhow!(reason))),
-        };
-        let (status, body) = match answered {
-            Ok(body) => ("200 OK", body.to_string()),
-            Err((status, error)) => (status, format!("{error:#}")),
-        };
-        let length = body.len();
-        let head =
-            format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
-        client.write_all((head + &body).as_bytes()).await?;
-        client.shutdown().await.map_err(anyhow::Error::from)
-    }
-
-    /// Answers, or refuses with a status.
-    async fn execute(&self, action: Action<'_>) -> Result<Value, (&'static str, anyhow::Error)> {
-        let component = |name: &str| {
-            let component = self.component(name).map_err(|error| ("404 Not Found", error))?;
-            match component {
-                Component::Console => {
-                    Err((CONFLICT, anyhow::anyhow!("the control room does not end itself")))
-                }
-                other => Ok(other.to_string()),
-            }
-        };
-        let done = match action {
-            Action::List => self.list_components().await,
-            Action::Kill(name) => self.kill(&component(name)?).await.map(Value::from),
-            Action::Start(name) => self.start(&component(name)?).await.map(Value::from),
-        };
-        done.map_err(|error| (CONFLICT, error))
-    }
-
-    async fn list_components(&self) -> Result<Value> {
-        let components = self.status().await?.into_iter();
-        let others = components.filter(|it| it.name != Component::Console.to_string());
-        let state = |state| match state {
-            ComponentState::Stopped => "stopped",
-            ComponentState::Starting => "starting",
-            ComponentState::Ready => "ready",
-            ComponentState::Paused => "paused",
-        };
-        Ok(others.map(|it| json!({"name": it.name, "state": state(it.state)})).collect())
+        let control = Arc::new(Control { stack: self, token });
+        let routes = Router::new()
+            .route("/", get(list))
+            .route("/kill/{name}", post(kill))
+            .route("/start/{name}", post(start))
+            .layer(from_fn_with_state(control.clone(), authorize))
+            .with_state(control);
+        Ok(axum::serve(listener, routes).await?)
     }
 }
 
-/// What a client sent.
-#[derive(Default)]
-struct ControlRequest {
-    method: String,
-    path: String,
-    host: String,
-    token: Option<String>,
+async fn list(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refusal> {
+    let components = control.stack.status().await.map_err(conflict)?.into_iter();
+    let others = components.filter(|it| it.name != Component::Console.to_string());
+    let state = |state| match state {
+        ComponentState::Stopped => "stopped",
+        ComponentState::Starting => "starting",
+        ComponentState::Ready => "ready",
+        ComponentState::Paused => "paused",
+    };
+    Ok(Json(others.map(|it| json!({"name": it.name, "state": state(it.state)})).collect()))
 }
 
-/// What it wants.
-#[derive(Debug, PartialEq, Eq)]
-enum Action<'a> {
-    List,
-    Kill(&'a str),
-    Start(&'a str),
+async fn kill(
+    State(control): State<Arc<Control>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let name = component(&control.stack, &name)?;
+    Ok(Json(control.stack.kill(&name).await.map_err(conflict)?.into()))
 }
 
-impl ControlRequest {
-    /// What the client may have done, or the status of the refusal and its reason.
-    fn action(&self, token: &str) -> Result<Action<'_>, (&'static str, &'static str)> {
-        // A page that lets its own name resolve to this address has that name here.
-        let name = self.host.rsplit_once(':').map_or(&*self.host, |(name, _)| name);
-        if name != HOST && name != "localhost" {
-            return Err(("403 Forbidden", "this server has another name"));
-        }
-        let given = self.token.as_deref().unwrap_or_default();
-        if given.len() != token.len() || !memcmp::eq(given.as_bytes(), token.as_bytes()) {
-            return Err(("401 Unauthorized", "the token of the stack is missing"));
-        }
-        match (&*self.method, self.path.trim_start_matches('/').split_once('/')) {
-            ("GET", None) => Ok(Action::List),
-            ("POST", Some(("kill", name))) => Ok(Action::Kill(name)),
-            ("POST", Some(("start", name))) => Ok(Action::Start(name)),
-            (_, None | Some(("kill" | "start", _))) => {
-                Err(("405 Method Not Allowed", "GET lists, and POST changes"))
-            }
-            _ => Err(("404 Not Found", "there is no such request")),
-        }
+async fn start(
+    State(control): State<Arc<Control>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let name = component(&control.stack, &name)?;
+    Ok(Json(control.stack.start(&name).await.map_err(conflict)?.into()))
+}
+
+/// The name of a component that may be killed and started.
+fn component(stack: &Stack, name: &str) -> Result<String, Refusal> {
+    let found = stack.component(name);
+    let component = found.map_err(|error| (StatusCode::NOT_FOUND, format!("{error:#}")))?;
+    match component {
+        Component::Console => Err(conflict(anyhow::anyhow!("the control room cannot stop itself"))),
+        other => Ok(other.to_string()),
     }
 }
 
-async fn read_request(client: &mut TcpStream) -> Result<ControlRequest> {
-    let mut bytes = Vec::new();
-    while !bytes.ends_with(b"\r\n\r\n") {
-        ensure!(bytes.len() < REQUEST_BYTES_MAX, "the request is too long");
-        ensure!(client.read_buf(&mut bytes).await? > 0, "the request ended early");
-    }
-    parse_request(&String::from_utf8(bytes)?)
+/// An action that the stack does not allow.
+fn conflict(error: anyhow::Error) -> Refusal {
+    (StatusCode::CONFLICT, format!("{error:#}"))
 }
 
-fn parse_request(text: &str) -> Result<ControlRequest> {
-    let mut lines = text.lines();
-    let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_string);
-    let (method, path) = words.next().zip(words.next()).context("there is no request line")?;
-    let mut request = ControlRequest { method, path, ..ControlRequest::default() };
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        let value = value.trim();
-        match name.to_ascii_lowercase().as_str() {
-            "host" => request.host = value.to_string(),
-            "authorization" => request.token = value.strip_prefix("Bearer ").map(str::to_string),
-            _ => {}
-        }
+async fn authorize(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    match refusal(request.headers(), &control.token) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
     }
-    Ok(request)
+}
+
+/// Why a request is refused, if it is.
+fn refusal(headers: &HeaderMap, token: &str) -> Option<(StatusCode, &'static str)> {
+    let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    // A page that lets its own name resolve to this address has that name here.
+    let host = header(HOST_HEADER).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    if name != HOST && name != "localhost" {
+        return Some((StatusCode::FORBIDDEN, "the header Host does not name this server"));
+    }
+    let given = header(AUTHORIZATION).and_then(|given| given.strip_prefix("Bearer "));
+    let is_known = given.is_some_and(|given| {
+        given.len() == token.len() && memcmp::eq(given.as_bytes(), token.as_bytes())
+    });
+    (!is_known).then_some((StatusCode::UNAUTHORIZED, "the token of the stack is missing"))
 }
 
 #[cfg(test)]
@@ -208,40 +162,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_a_method_a_path_and_perhaps_a_token() {
-        let text = "POST /kill/stock HTTP/1.1\r\nHost: a\r\nauthorization: Bearer abc\r\n\r\n";
-        let request = parse_request(text).unwrap();
-        assert_eq!((&*request.method, &*request.path), ("POST", "/kill/stock"));
-        assert_eq!((&*request.host, request.token.as_deref()), ("a", Some("abc")));
-        let without = parse_request("GET / HTTP/1.1\r\nauthorization: Basic abc\r\n\r\n").unwrap();
-        assert_eq!(without.token, None);
-        assert!(parse_request("\r\n\r\n").is_err());
-    }
-
-    #[test]
-    fn only_a_post_with_the_token_and_the_own_name_changes_something() {
-        let send = |method: &str, path: &str, host: &str, token: Option<&str>| {
-            let (method, path, host) = (method.into(), path.into(), host.into());
-            let request = ControlRequest { method, path, host, token: token.map(str::to_string) };
-            match request.action("abc") {
-                Ok(action) => format!("{action:?}"),
-                Err((status, _)) => status[..3].to_string(),
-            }
+    fn only_a_request_with_the_token_and_the_own_name_is_answered() {
+        let send = |host: &str, authorization: Option<&str>| {
+            let mut headers = HeaderMap::from_iter([(HOST_HEADER, host.parse().unwrap())]);
+            headers.extend(authorization.map(|it| (AUTHORIZATION, it.parse().unwrap())));
+            refusal(&headers, "abc").map(|(status, _)| status.as_u16())
         };
-        let (host, token) = ("127.0.0.1:9", Some("abc"));
-        assert_eq!(send("GET", "/", host, token), "List");
-        assert_eq!(send("POST", "/kill/stock", host, token), "Kill(\"stock\")");
-        assert_eq!(send("POST", "/start/stock", "localhost:9", token), "Start(\"stock\")");
+        for host in ["127.0.0.1:9", "localhost:9", "127.0.0.1"] {
+            assert_eq!(send(host, Some("Bearer abc")), None, "{host}");
+        }
         for other in ["", "rebound.example.com:9", "127.0.0.1.example.com", "[::1]:9"] {
-            assert_eq!(send("POST", "/kill/stock", other, token), "403", "{other}");
+            assert_eq!(send(other, Some("Bearer abc")), Some(403), "{other}");
         }
-        for other in [None, Some(""), Some("ab"), Some("abd"), Some("abcd")] {
-            assert_eq!(send("POST", "/kill/stock", host, other), "401", "{other:?}");
-            assert_eq!(send("GET", "/", host, other), "401", "{other:?}");
+        for other in [None, Some(""), Some("abc"), Some("Bearer ab"), Some("Bearer abd")] {
+            assert_eq!(send("127.0.0.1:9", other), Some(401), "{other:?}");
         }
-        assert_eq!(send("GET", "/kill/stock", host, token), "405");
-        assert_eq!(send("PUT", "/start/stock", host, token), "405");
-        assert_eq!(send("POST", "/", host, token), "405");
-        assert_eq!(send("POST", "/stop/stock", host, token), "404");
     }
 }

@@ -1,5 +1,5 @@
-//! Databases that belong to no service, beside that of a service, such as the one that a connector writes; and the
-//! plugins of the connectors that write them.
+//! Further databases in the cluster of a service, such as one that a connector writes, and the plugins of these
+//! connectors.
 
 use std::path::PathBuf;
 

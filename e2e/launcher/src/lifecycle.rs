@@ -278,7 +278,7 @@ impl Stack {
             let runs = self.process(&database).running().is_some();
             if runs && !provision::has_logical_log(&state, service).await? {
                 self.print_progress(&format!(
-                    "{database} gets a log for connectors: restarting it …"
+                    "{database} needs a log for connectors: restarting it …"
                 ));
                 self.stop_component(&database).await?;
             }
@@ -290,8 +290,7 @@ impl Stack {
         let artifacts = self.artifacts().await?;
         create_class_archives(self.description(), &artifacts).await;
         self.stop_databases_without_logical_log().await?;
-        let mut components = self.description().infrastructure();
-        components.extend(self.state()?.observed.then_some(Component::Jaeger));
+        let components = self.description().infrastructure();
         try_join_all(components.iter().map(|component| self.start_component(component))).await?;
         Ok(())
     }

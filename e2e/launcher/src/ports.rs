@@ -88,20 +88,6 @@ pub struct Ports {
     /// The control room, if the stack has one.
     #[serde(default)]
     pub console: Option<ConsolePorts>,
-    /// The page and the API of Jaeger, in an observed stack.
-    #[serde(default = "jaeger_port")]
-    pub jaeger: u16,
-    /// Where Jaeger receives spans by OTLP (http/protobuf).
-    #[serde(default = "otlp_port")]
-    pub otlp: u16,
-}
-
-fn jaeger_port() -> u16 {
-    16686
-}
-
-fn otlp_port() -> u16 {
-    4318
 }
 
 impl Ports {
@@ -128,13 +114,11 @@ impl Ports {
             kafka_controller: 9093,
             registry: 8081,
             console,
-            jaeger: jaeger_port(),
-            otlp: otlp_port(),
         }
     }
 
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
-    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, `JAEGER_PORT`, `OTLP_PORT`, and for a
+    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, and for a
     /// service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`, `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
     /// A stream processor `sums` has `SUMS_PORT`, `SUMS_PROBE_PORT` and `SUMS_KAFKA_PORT`, and Kafka Connect
     /// `CONNECT_PORT` and `CONNECT_KAFKA_PORT`.
@@ -185,8 +169,6 @@ impl Ports {
             ("KAFKA_PORT".to_string(), &mut self.kafka),
             ("KAFKA_CONTROLLER_PORT".to_string(), &mut self.kafka_controller),
             ("REGISTRY_PORT".to_string(), &mut self.registry),
-            ("JAEGER_PORT".to_string(), &mut self.jaeger),
-            ("OTLP_PORT".to_string(), &mut self.otlp),
             ("CONNECT_PORT".to_string(), &mut self.connect.rest),
             ("CONNECT_KAFKA_PORT".to_string(), &mut self.connect.kafka),
         ];

@@ -6,12 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use comfy_table::{CellAlignment, Table, presets};
 
 use crate::secrets::Secrets;
-use crate::topology::{
-    connect_from_environment, observe_from_environment, streams_from_environment,
-};
+use crate::topology::{connect_from_environment, streams_from_environment};
 use crate::{ComponentState, Stack, StackDescription, StopOutcome, run_with_infrastructure};
 
 /// A command on the stack of a project. A program with further commands flattens these into its own.
@@ -25,7 +22,7 @@ pub enum StackCommand {
     },
     /// Stop everything and keep all data
     Down,
-    /// Stop everything and forget all data
+    /// Stop everything and delete all data
     Clean,
     /// Show every component: process, port, state, memory, uptime
     Status,
@@ -33,7 +30,7 @@ pub enum StackCommand {
     Logs {
         /// The name of a component
         name: String,
-        /// Go on printing new lines
+        /// Keep printing new lines
         #[arg(short, long)]
         follow: bool,
     },
@@ -52,7 +49,7 @@ pub enum StackCommand {
         /// The name of a component
         name: String,
     },
-    /// Print a token with which a caller proves its name to the services of a secured stack
+    /// Print an access token for a caller of a secured stack
     Token {
         /// The caller, by the name that the services know
         who: String,
@@ -65,7 +62,8 @@ pub enum StackCommand {
     },
     /// Renew the passwords, the certificates and the key of the tokens of a secured stack while it works
     Rotate {
-        /// Also the superusers' passwords and the authority that signs, which running tools hold (two minutes)
+        /// Also renew the superusers' passwords and the certificate authority, which running tools keep (takes two
+        /// minutes)
         #[arg(long)]
         everything: bool,
     },
@@ -148,8 +146,8 @@ impl StackCommand {
     }
 }
 
-/// Starts the stack and prints the addresses of its services. With `OBSERVE=1` the stack gets a store of traces,
-/// with `STREAMS=1` its stream processors, and with `CONNECT=1` Kafka Connect. A program with an `up` of its own calls this.
+/// Starts the stack and prints the addresses of its services. With `STREAMS=1` the stack gets its
+/// stream processors, and with `CONNECT=1` Kafka Connect. A program with an `up` of its own calls this.
 ///
 /// # Errors
 /// If a component does not become ready.
@@ -158,9 +156,6 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     let stack = Stack::for_checkout(description)?;
     if let Some(instances) = instances {
         stack.set_instances(instances).await?;
-    }
-    if observe_from_environment() && stack.is_native() {
-        stack.observe()?;
     }
     if streams_from_environment() && stack.is_native() {
         stack.process_streams()?;
@@ -186,9 +181,6 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     }
     if let Some(connect) = stack.connect_url()? {
         println!("{:<9} {connect}", "connect");
-    }
-    if let Some(traces) = stack.traces_url()? {
-        println!("{:<9} {traces}", "traces");
     }
     if let Some(ca) = stack.ca_certificate()? {
         println!("{:<9} {}", "CA", ca.display());
@@ -234,15 +226,20 @@ pub fn format_table<const N: usize>(
     right: &[usize],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> Vec<String> {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header).add_rows(rows);
-    for (nth, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((2, 0));
-        if right.contains(&nth) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.lines().map(|line| line.trim_end().to_string()).collect()
+    let rows: Vec<[String; N]> = [header.map(str::to_string)].into_iter().chain(rows).collect();
+    let width = |nth: usize| rows.iter().map(|row| row[nth].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).enumerate().map(|(nth, (cell, width))| {
+            if right.contains(&nth) {
+                format!("  {cell:>width$}")
+            } else {
+                format!("  {cell:width$}")
+            }
+        });
+        cells.collect::<String>().trim_end().to_string()
+    };
+    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]

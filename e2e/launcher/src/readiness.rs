@@ -28,7 +28,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 const REGISTRY_SUBJECTS_PATH: &str = "/apis/ccompat/v7/subjects";
-const JAEGER_SERVICES_PATH: &str = "/api/services";
 /// The worker answers this once it has joined its group.
 const CONNECTORS_PATH: &str = "/connectors";
 const READINESS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,9 +45,6 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
             Component::Registry => {
                 server_is_ready(stack_state, stack_state.ports.registry, REGISTRY_SUBJECTS_PATH)
                     .await
-            }
-            Component::Jaeger => {
-                server_is_ready(stack_state, stack_state.ports.jaeger, JAEGER_SERVICES_PATH).await
             }
             Component::Console => {
                 let probe = stack_state.console_ports().ok()?.probe;

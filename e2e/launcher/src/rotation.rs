@@ -1,8 +1,8 @@
 //! Renews the passwords and certificates of a secured stack, and the key of its tokens, while it works.
 //!
 //! A server has one password for a user at a time. A service reads a new password from its file, and goes on with the
-//! old one for as long as the server refuses the new one, so the file changes first. Of the keys of tokens it accepts
-//! several at a time, so a new one is read by all services before it signs.
+//! old one for as long as the server refuses the new one, so the file changes first. A service accepts several token
+//! keys at a time, so all services read a new key before it signs.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ impl Stack {
         if everything {
             self.state()?.secrets()?.add_ca()?;
             self.reload_kafka_certificates().await?;
-            self.print_progress("a new authority is trusted beside the old one");
+            self.print_progress("both the old and the new authority are trusted");
             sleep(TAKEOVER).await;
         }
         // A client of a database trusts the authority that signs, and no other.
@@ -119,7 +119,7 @@ impl Stack {
             sleep(TAKEOVER).await;
             self.state()?.secrets()?.drop_old_ca()?;
             self.reload_kafka_certificates().await?;
-            self.print_progress("the old authority is trusted no more");
+            self.print_progress("the old authority is no longer trusted");
         }
         Ok(())
     }
@@ -132,7 +132,8 @@ impl Stack {
             if Instant::now() > deadline {
                 let end = end.format("%F %T");
                 self.print_progress(&format!(
-                    "tokens of the old key are valid until {end} UTC; what signs a token after that removes the key"
+                    "tokens of the old key are valid until {end} UTC; the next token that is signed after that \
+                     removes the key"
                 ));
                 return Ok(());
             }

@@ -1,5 +1,5 @@
-//! What Postgres keeps of a password (RFC 5803). Sent in place of the password, it leaves no text in a log of statements
-//! with which a reader could log in.
+//! The verifier that Postgres stores for a password (RFC 5803). The launcher sends it in place of the password, so a
+//! log of statements contains nothing with which a reader could log in.
 
 use anyhow::Result;
 use openssl::base64::encode_block;

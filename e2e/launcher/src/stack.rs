@@ -57,7 +57,7 @@ impl Stack {
             );
         } else if let Some(moved) = stack.state()?.ports.first_difference(ports) {
             bail!(
-                "the stack in {} is running, and not with {moved}: stop it first",
+                "the stack in {} is running with another value than {moved}: stop it first",
                 stack.directory().display()
             );
         }
@@ -263,7 +263,6 @@ impl Stack {
                 "java"
             }
             Component::Console => "console",
-            Component::Jaeger => "jaeger",
             Component::Service { service, .. } => service,
         };
         Process {

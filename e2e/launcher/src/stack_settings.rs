@@ -29,15 +29,6 @@ impl Stack {
         })
     }
 
-    /// Adds a store of traces, which starts with the next `up`: the services that start afterwards send
-    /// their spans to it.
-    ///
-    /// # Errors
-    /// If the stack is not native.
-    pub fn observe(&self) -> Result<()> {
-        self.update_state(|stack_state| stack_state.observed = true)
-    }
-
     /// Adds the stream processors of the description, which start with the next `up`.
     ///
     /// # Errors

@@ -38,9 +38,6 @@ pub struct StackState {
     /// Whether every connection is encrypted and every client of a component has a name.
     #[serde(default)]
     pub secure: bool,
-    /// Whether it has a store of traces.
-    #[serde(default)]
-    pub observed: bool,
     /// Whether it has its stream processors.
     #[serde(default)]
     pub streams: bool,
@@ -74,7 +71,6 @@ impl StackState {
             all_programs: None,
             replication_factor: None,
             secure: false,
-            observed: false,
             streams: false,
             connect: false,
             connect_plugins: Vec::new(),
@@ -100,13 +96,12 @@ impl StackState {
         self
     }
 
-    /// The infrastructure, the first instance of each service, the further ones, the control room, the store of traces
-    /// of an observed stack, the worker of Kafka Connect, and the stream processors of a stack that has them.
+    /// The infrastructure, the first instance of each service, the further ones, the control room, the worker
+    /// of Kafka Connect, and the stream processors of a stack that has them.
     pub fn components(&self, description: &StackDescription) -> Vec<Component> {
         let first = description.services.iter().map(|service| Component::service(service));
         let further = self.instances.keys().filter_map(|name| description.component(name).ok());
         let console = description.console.then_some(Component::Console);
-        let traces = self.observed.then_some(Component::Jaeger);
         let connect = self.connect.then_some(Component::Connect);
         let services = first.chain(further);
         let streams = self.streams.then_some(&description.stream_processors);
@@ -116,7 +111,6 @@ impl StackState {
             .into_iter()
             .chain(services)
             .chain(console)
-            .chain(traces)
             .chain(connect)
             .chain(streams)
             .collect()
@@ -177,7 +171,6 @@ impl StackState {
                 let ports = self.console_ports()?;
                 vec![ports.pages, ports.probe]
             }
-            Component::Jaeger => vec![self.ports.jaeger, self.ports.otlp],
             Component::Connect => vec![self.ports.connect.rest],
             Component::Streams(name) => {
                 let ports = self.streams_ports(name)?;
@@ -211,11 +204,6 @@ impl StackState {
     /// The scheme of the URLs of the services and of the registry.
     pub fn http_scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
-    }
-
-    /// The page and the API of Jaeger, where the stack has it.
-    pub fn jaeger_url(&self) -> String {
-        format!("{}://{HOST}:{}", self.http_scheme(), self.ports.jaeger)
     }
 
     pub fn registry_url(&self) -> String {
@@ -276,10 +264,6 @@ impl StackState {
             .map(|(key, value)| (key.to_string(), value)),
         );
         environment.extend(self.credentials_of_service(service)?);
-        if self.observed {
-            let collector = format!("{}://{HOST}:{}", self.http_scheme(), self.ports.otlp);
-            environment.insert("OTEL_EXPORTER_OTLP_ENDPOINT".to_string(), collector);
-        }
         for name in [service, &name] {
             for (key, value) in own(name) {
                 environment.remove(&format!("{key}_FILE"));
@@ -303,22 +287,6 @@ mod tests {
         let taken_away = older.ports.services.remove("c").unwrap();
         older.ports.services.insert("retired".to_string(), taken_away);
         assert_eq!(older.with_services_of(&description), current);
-    }
-
-    #[test]
-    fn a_service_of_an_observed_stack_sends_its_spans_to_the_trace_store() {
-        let description = describe(&["a"]);
-        let mut state = StackState::new(Ports::new(&description));
-        state.database_password = Some("secret".to_string());
-        let endpoint = |state: &StackState| {
-            let environment = state.environment_of(&Component::service("a")).unwrap();
-            environment.into_iter().find(|(name, _)| name == "OTEL_EXPORTER_OTLP_ENDPOINT")
-        };
-        assert_eq!(endpoint(&state), None);
-        assert!(!state.components(&description).contains(&Component::Jaeger));
-        state.observed = true;
-        assert_eq!(endpoint(&state).unwrap().1, "http://127.0.0.1:4318");
-        assert!(state.components(&description).contains(&Component::Jaeger));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The keys of the issuer among the secrets of a stack. One key takes the place of another without a refusal in three
-//! steps: it is announced; when every service has read the set again, it signs; when the last token of the old key has
-//! ended, that one is removed.
+//! The keys of the issuer among the secrets of a stack. A key is replaced in three steps, without a refusal: the new
+//! key is announced; it signs after every service has read the set again; the old key is removed after its last token
+//! has expired.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -88,7 +88,7 @@ impl Secrets {
     pub fn switch_token_key(&self) -> Result<()> {
         let old = id_of(&self.signing_key()?)?;
         self.change_keys(|keys| {
-            ensure!(keys.len() > 1, "the issuer has one key: announce another one first");
+            ensure!(keys.len() > 1, "the issuer has only one key: announce a new key first");
             keys.rotate_right(1);
             Ok(())
         })?;

@@ -10,8 +10,7 @@ pub const HOST: &str = "127.0.0.1";
 
 /// Names that a service cannot have, because the stack has another component or program of that
 /// name.
-const RESERVED_NAMES: [&str; 7] =
-    ["console", "kafka", "registry", "connect", "jaeger", "java", "postgres"];
+const RESERVED_NAMES: [&str; 6] = ["console", "kafka", "registry", "connect", "java", "postgres"];
 
 /// What a stack consists of. Everything else follows from it: the ports, the databases and Kafka's
 /// listeners from the position of each service, and the directories from the project and its root.
@@ -52,11 +51,6 @@ pub fn secure_from_environment() -> bool {
     is_set("SECURE")
 }
 
-/// Whether the variable `OBSERVE` asks for an observed stack: it is `1` or `true`.
-pub(crate) fn observe_from_environment() -> bool {
-    is_set("OBSERVE")
-}
-
 /// Whether the variable `STREAMS` asks for a stack with its stream processors: it is `1` or `true`.
 pub(crate) fn streams_from_environment() -> bool {
     is_set("STREAMS")
@@ -73,7 +67,7 @@ fn is_set(variable: &str) -> bool {
 
 impl StackDescription {
     /// The component of this name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, `<service>-2` for
-    /// a second instance, `jaeger` in an observed stack, `connect` in a stack with Kafka Connect, or the name of a
+    /// a second instance, `connect` in a stack with Kafka Connect, or the name of a
     /// stream processor.
     ///
     /// # Errors
@@ -85,7 +79,6 @@ impl StackDescription {
             ("kafka", _) => Component::Kafka,
             ("registry", _) => Component::Registry,
             ("console", "") if self.console && name == "console" => Component::Console,
-            ("jaeger", _) => Component::Jaeger,
             ("connect", "") if name == "connect" => Component::Connect,
             _ if self.stream_processors.iter().any(|known| known == name) => {
                 Component::Streams(name.to_string())
@@ -95,7 +88,7 @@ impl StackDescription {
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
                 Component::Service { service: service.to_string(), instance: number.parse()? }
             }
-            _ => bail!("there is no `{name}`: choose {}", self.component_names()),
+            _ => bail!("there is no component `{name}`: choose {}", self.component_names()),
         })
     }
 
@@ -137,7 +130,7 @@ impl StackDescription {
 
     /// The file names of all programs of a stack, as `/proc/<pid>/exe` shows them.
     pub(crate) fn programs(&self) -> Vec<&str> {
-        ["java", "postgres", "console", "jaeger"]
+        ["java", "postgres", "console"]
             .into_iter()
             .chain(self.services.iter().map(String::as_str))
             .collect()
@@ -184,8 +177,6 @@ pub enum Component {
     Registry,
     /// The control room: `console`.
     Console,
-    /// The store of traces of an observed stack: `jaeger`.
-    Jaeger,
     /// The worker of Kafka Connect: `connect`.
     Connect,
     /// A stream processor, by its name.
@@ -218,7 +209,6 @@ impl Display for Component {
             Component::Kafka => write!(out, "kafka"),
             Component::Registry => write!(out, "registry"),
             Component::Console => write!(out, "console"),
-            Component::Jaeger => write!(out, "jaeger"),
             Component::Connect => write!(out, "connect"),
             Component::Streams(name) => write!(out, "{name}"),
             Component::Service { service, instance: 1 } => write!(out, "{service}"),
@@ -251,7 +241,6 @@ pub(crate) mod tests {
         let further = [
             Component::instance("a", 2),
             Component::instance("b_2", 19),
-            Component::Jaeger,
             Component::Connect,
             streams,
         ];

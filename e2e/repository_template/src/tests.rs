@@ -74,7 +74,7 @@ fn structs_and_schemas_agree_and_every_version_is_recorded() {
     checks::assert_documented(&TOPICS);
     checks::assert_versions(schemas);
     checks::assert_inbox_outlasts_retention(&TOPICS);
-    checks::assert_asyncapi_file(&CONTRACTS, concat!(env!("CARGO_MANIFEST_DIR"), "/asyncapi.yaml"));
+    checks::assert_asyncapi_file(&CONTRACTS, concat!(env!("CARGO_MANIFEST_DIR"), "/asyncapi.json"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct ConnectorOptions {
     /// URL of the reporting database, for the role that owns its tables; the password is in PGPASSWORD
     #[arg(long, requires = "worker")]
     reporting: Option<String>,
-    /// Apply nothing, and show by the exit status whether all of them run
+    /// Apply nothing; exit with 0 only if all connectors run
     #[arg(long, requires = "worker")]
     check: bool,
     /// Run until SIGTERM, for tools that wait for a container to be healthy

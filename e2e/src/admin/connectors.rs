@@ -136,7 +136,7 @@ pub async fn switch(stack: &Stack, carrier: Carrier) -> Result<()> {
 /// If it is not after this time.
 pub async fn wait_until_carried(stack: &Stack, by: Carrier, within: Duration) -> Result<()> {
     for service in SERVICES {
-        eventually(&format!("the outbox of {service} to change hands"), within, async || {
+        eventually(&format!("the outbox of {service} to change its carrier"), within, async || {
             let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
             let (captured, drained): (bool, bool) = sqlx::query_as(
                 "select tgenabled <> 'D', drain_to is null from pg_trigger, chassis.delivery

@@ -54,7 +54,7 @@ pub async fn run(
         let erased = run_command(stack, service, "erase", &request).await;
         let erased = match erasures.is_empty() {
             true => erased?,
-            false => erased.context("the erasure has begun and has to be run again")?,
+            false => erased.context("the erasure is incomplete: run it again")?,
         };
         let erased: Erasure = serde_json::from_str(&erased)?;
         request.replacement_id = erased.replacement_id;
@@ -63,7 +63,7 @@ pub async fn run(
     // Order is the last one to go on: until then no event of the customer can meet a service that has not erased.
     for service in SERVICES.into_iter().rev() {
         let ended = run_command(stack, service, "end-erasure", &request).await;
-        ended.context("the erasure has not ended and has to be run again")?;
+        ended.context("the erasure has not ended: run it again")?;
     }
     Ok(erasures)
 }

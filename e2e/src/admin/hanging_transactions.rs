@@ -1,7 +1,7 @@
-//! Transactions in Kafka that stay open for ever. A client that reads committed records waits at their first record.
+//! Transactions in Kafka that never end. A client that reads committed records waits at their first record.
 //!
-//! An only broker that is fenced while it works can drop the end of a transaction (KAFKA-20734): its producer and its
-//! coordinator believe that the transaction has ended, and the partition does not know.
+//! A single broker that is fenced while it runs can drop the end of a transaction (KAFKA-20734). The producer and the
+//! coordinator then treat the transaction as ended, and the partition treats it as open.
 
 use anyhow::{Context, Result, ensure};
 use events::connect;
@@ -33,7 +33,10 @@ pub struct HangingTransaction {
 /// # Errors
 /// If Kafka's tool fails, or a component does not stop or start. Every component that was stopped is started.
 pub async fn end(stack: &Stack) -> Result<Vec<HangingTransaction>> {
-    ensure!(stack.is_native(), "the commands for docker compose are in docs/how-to/cdc.md");
+    ensure!(
+        stack.is_native(),
+        "this works on the native stack only: docs/how-to/cdc.md has the commands for docker compose"
+    );
     let processors = &stack.description().stream_processors;
     let mut writers = stack.status().await?;
     writers.retain(|it| {

@@ -49,7 +49,7 @@ pub async fn run(stack: &Stack, options: &RewindOptions) -> Result<()> {
         let at_least =
             if Some(events) == answer["counted_at_most"].as_i64() { "at least " } else { "" };
         print_line(&format!(
-            "  {}: {at_least}{events} events are in the inbox and have no effect again",
+            "  {}: {at_least}{events} events are in the inbox, so they have no second effect",
             counted["topic"].as_str().unwrap_or_default()
         ));
     }

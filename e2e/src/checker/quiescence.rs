@@ -1,5 +1,5 @@
 //! Quiescence (I13): every order has ended, outboxes are empty and consumers have read every
-//! record. The checker waits for it, and whatever is still pending at the deadline is a finding.
+//! record. The checker waits for it. Everything that is still pending at the deadline is a finding.
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 //! code without them. A patch that no longer applies breaks this, and so does a trial that reports
 //! a finding without a mutant.
 
+pub mod disturbance;
 pub mod list;
 pub mod run;
-pub mod trial;
 pub mod worktree;

@@ -1,21 +1,33 @@
-//! Puts each mutant into a worktree, builds it, runs its detector, and removes it again. Each trial
-//! also runs with the programs of the checkout, and must then find nothing.
+//! Puts each mutant into a worktree, builds it, runs its detector, and removes it again. Each trial also runs with the
+//! programs of the checkout, and must then find nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use launcher::Stack;
 use launcher::directories::programs_directory;
 use tokio::time::Instant;
 
 use crate::checker::findings::Findings;
-use crate::checker::invariants::Invariant;
+use crate::checker::relay_leadership::{self, RelayLeadership};
+use crate::checker::{change_log, exits, run};
+use crate::client::http_client::Client;
 use crate::console::print_line;
+use crate::mutants::disturbance::Disturbance;
 use crate::mutants::list::{Detector, MUTANTS, Mutant, patch_file};
-use crate::mutants::trial::{MutantTrial, TestedPrograms};
 use crate::mutants::worktree::Worktree;
-use crate::stack_description::checkout;
+use crate::stack_description::{SERVICES, checkout, stack_description};
+use crate::workload::resource_usage::ResourceUsage;
+use crate::workload::{load, seed};
+
+/// A longer trial hangs.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(300);
+const QUIESCENCE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A trial with fewer confirmed orders proves nothing.
+const CONFIRMED_MIN: u64 = 100;
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,18 +39,6 @@ pub struct MutantOptions {
     pub without_controls: bool,
 }
 
-/// The result of a mutant, or of a trial without one.
-struct MutantResult {
-    id: &'static str,
-    description: &'static str,
-    detector: String,
-    expected: Option<Invariant>,
-    violated: BTreeSet<Invariant>,
-    /// Why the result is not the expected one.
-    problem: Option<String>,
-    duration: Duration,
-}
-
 /// Runs the selected trials, writes the table into `target/mutants.md`, and returns whether every
 /// mutant was caught and nothing was found without one.
 pub async fn run(options: &MutantOptions) -> Result<bool> {
@@ -48,117 +48,105 @@ pub async fn run(options: &MutantOptions) -> Result<bool> {
     let is_wanted =
         |mutant: &&Mutant| options.only.is_empty() || options.only.contains(&mutant.id.into());
     let mutants: Vec<&Mutant> = MUTANTS.iter().filter(is_wanted).collect();
-    let mut rows = Vec::new();
+    let mut table = Table::default();
     if !options.without_controls {
-        // These tests already run without a mutant in `make test`.
-        let trials = mutants.iter().filter_map(|mutant| match mutant.detector {
-            Detector::Trial(trial) => Some(trial),
-            Detector::Test(_) => None,
-        });
-        for trial in trials.collect::<BTreeSet<MutantTrial>>() {
-            add_result(&mut rows, run_control(&trial).await);
+        // The tests already run without a mutant in `make test`.
+        let trials = mutants.iter().map(|mutant| mutant.detector);
+        for detector in trials.collect::<BTreeSet<Detector>>() {
+            if let Detector::Trial(disturbance, instances) = detector {
+                let began = Instant::now();
+                let found = run_trial(disturbance, instances, None).await;
+                let verdict = found.and_then(|findings| {
+                    // A trial that finds something without a mutant would also "catch" correct code.
+                    ensure!(findings.is_empty(), "{}", findings.lines().join("\n"));
+                    Ok("nothing found".to_string())
+                });
+                table.add("-", "no mutant", detector, verdict, began);
+            }
         }
     }
-    let root = checkout();
     let worktree = Worktree::create_incremental("mutants").await?;
     for mutant in mutants {
-        add_result(&mut rows, run_mutant(&root, &worktree, mutant).await);
-    }
-    let table = markdown_table(&rows);
-    print_line("");
-    table.iter().for_each(|line| print_line(line));
-    let file = worktree.root.ancestors().nth(2).context("a worktree lies in target")?;
-    std::fs::write(file.join("mutants.md"), table.join("\n") + "\n")?;
-    let faults = rows.iter().filter(|row| row.problem.is_some()).count();
-    print_line(&format!("\nVERDICT  {} of {} as expected.", rows.len() - faults, rows.len()));
-    Ok(faults == 0)
-}
-
-fn add_result(rows: &mut Vec<MutantResult>, row: MutantResult) {
-    let outcome = row.problem.clone().unwrap_or_else(|| format!("as expected: {}", row.verdict()));
-    print_line(&format!(
-        "{:>6.1} s  {} ({}): {outcome}",
-        row.duration.as_secs_f64(),
-        row.id,
-        row.detector
-    ));
-    rows.push(row);
-}
-
-/// A trial with a finding without a mutant is worthless: it would also "catch" correct code.
-async fn run_control(trial: &MutantTrial) -> MutantResult {
-    let began = Instant::now();
-    let ran = trial.run(None).await.and_then(|proof| proof.ensure_holds());
-    let fault = ran.err().map(|error| format!("{error:#}"));
-    let (catcher, took, violated) = (trial.describe(), began.elapsed(), BTreeSet::new());
-    MutantResult {
-        id: "-",
-        description: "no mutant",
-        detector: catcher,
-        expected: None,
-        violated,
-        problem: fault,
-        duration: took,
-    }
-}
-
-async fn run_mutant(root: &Path, worktree: &Worktree, mutant: &Mutant) -> MutantResult {
-    let began = Instant::now();
-    let ran = build_and_run(root, worktree, mutant).await;
-    let (violated, fault) = match ran {
-        Ok(findings) => {
+        let began = Instant::now();
+        let verdict = run_mutant(&worktree, mutant).await.and_then(|findings| {
             let violated = findings.violated();
-            let is_caught = violated.contains(&mutant.violates);
             let shown = || findings.lines().join("\n");
-            let fault = format!("NOT CAUGHT by {}:\n{}", mutant.violates, shown());
-            (violated, (!is_caught).then_some(fault))
-        }
-        Err(error) => (BTreeSet::new(), Some(format!("the trial was interrupted: {error:#}"))),
-    };
-    let catcher = match mutant.detector {
-        Detector::Trial(trial) => trial.describe(),
-        Detector::Test(test) => format!("`{test}`"),
-    };
-    let (meant, took) = (Some(mutant.violates), began.elapsed());
-    MutantResult {
-        id: mutant.id,
-        description: mutant.description,
-        detector: catcher,
-        expected: meant,
-        violated,
-        problem: fault,
-        duration: took,
+            ensure!(violated.contains(&mutant.violates), "NOT CAUGHT:\n{}", shown());
+            let others = violated.iter().filter(|other| **other != mutant.violates);
+            let named: Vec<String> =
+                [&mutant.violates].into_iter().chain(others).map(ToString::to_string).collect();
+            Ok(format!("caught by {}", named.join(", ")))
+        });
+        table.add(mutant.id, mutant.description, mutant.detector, verdict, began);
+    }
+    let file = worktree.root.ancestors().nth(2).context("a worktree lies in target")?;
+    std::fs::write(file.join("mutants.md"), &table.lines)?;
+    print_line(&format!("\n{}", table.lines));
+    print_line(&format!("VERDICT  {} of {} as expected.", table.rows - table.faults, table.rows));
+    Ok(table.faults == 0)
+}
+
+/// The report, in Markdown.
+struct Table {
+    lines: String,
+    rows: usize,
+    faults: usize,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        let lines =
+            "| mutant | what | detected by | verdict | s |\n| --- | --- | --- | --- | --- |\n";
+        Table { lines: lines.to_string(), rows: 0, faults: 0 }
     }
 }
 
-/// Applies the patch, builds, reverts it, and runs the trial with the built programs.
-async fn build_and_run(root: &Path, worktree: &Worktree, mutant: &Mutant) -> Result<Findings> {
-    let patch = patch_file(root, mutant);
+impl Table {
+    fn add(
+        &mut self,
+        id: &str,
+        description: &str,
+        detector: Detector,
+        verdict: Result<String>,
+        began: Instant,
+    ) {
+        let seconds = began.elapsed().as_secs();
+        self.rows += 1;
+        self.faults += usize::from(verdict.is_err());
+        let told = verdict.as_ref().map_or_else(|error| format!("{error:#}"), String::clone);
+        print_line(&format!("{seconds:>6} s  {id} ({detector:?}): {told}"));
+        let verdict = verdict.unwrap_or("**RED**".to_string());
+        self.lines +=
+            &format!("| {id} | {description} | `{detector:?}` | {verdict} | {seconds} |\n");
+    }
+}
+
+/// Applies the patch, builds, runs the detector, and takes the patch away.
+async fn run_mutant(worktree: &Worktree, mutant: &Mutant) -> Result<Findings> {
+    let patch = patch_file(&checkout(), mutant);
     worktree.patch(&patch, false).await.context("the patch does not apply")?;
     let build: &[&str] = match mutant.detector {
-        Detector::Trial(_) => &["build", "--bin=order", "--bin=payment", "--bin=stock"],
+        Detector::Trial(..) => &["build", "--bin=order", "--bin=payment", "--bin=stock"],
         Detector::Test(_) => &["test", "--lib", "--no-run"],
     };
-    let built = worktree.cargo(build).await;
-    let ran = match (built, mutant.detector) {
-        (Err(broken), _) => Err(broken.context("the patched checkout does not compile")),
-        (Ok(_), Detector::Trial(trial)) => {
-            let programs = worktree.programs_directory();
-            let programs = TestedPrograms { directory: &programs, service: mutant.service };
-            trial.run(Some(programs)).await.map(|proof| proof.findings)
+    let built = worktree.cargo(build).await.context("the patched checkout does not compile");
+    let found = match (built, mutant.detector) {
+        (Err(broken), _) => Err(broken),
+        (Ok(_), Detector::Trial(disturbance, instances)) => {
+            let programs = (&*worktree.programs_directory(), mutant.service);
+            run_trial(disturbance, instances, Some(programs)).await
         }
         (Ok(_), Detector::Test(test)) => run_test(worktree, mutant, test).await,
     };
     worktree.patch(&patch, true).await?;
-    ran
+    found
 }
 
 /// Runs a test of the chassis on its own infrastructure. A failed test is a finding.
 async fn run_test(worktree: &Worktree, mutant: &Mutant, test: &str) -> Result<Findings> {
     let cargo = format!("cargo test --workspace --profile ci --locked --lib -- {test}");
-    let ran = worktree
-        .run(programs_directory()?.join("e2e"), &["with-infrastructure", "--", "sh", "-c", &cargo])
-        .await;
+    let launcher = programs_directory()?.join("e2e");
+    let ran = worktree.run(launcher, &["with-infrastructure", "--", "sh", "-c", &cargo]).await;
     let mut findings = Findings::default();
     if let Err(failed) = ran {
         let output = format!("{failed:#}");
@@ -168,32 +156,56 @@ async fn run_test(worktree: &Worktree, mutant: &Mutant, test: &str) -> Result<Fi
     Ok(findings)
 }
 
-impl MutantResult {
-    fn verdict(&self) -> String {
-        if self.expected.is_none() {
-            return "nothing found".to_string();
+/// Runs a load with its disturbance on a stack of its own, and returns what the checks find. `programs` is the folder of
+/// other programs, and the only service that runs them.
+async fn run_trial(
+    disturbance: Disturbance,
+    instances: u16,
+    programs: Option<(&Path, Option<&str>)>,
+) -> Result<Findings> {
+    let stack = Stack::ephemeral(&stack_description())?;
+    stack.set_instances(instances).await?;
+    if let Some((directory, only)) = programs {
+        for service in SERVICES.into_iter().filter(|of| only.is_none_or(|only| only == *of)) {
+            for name in stack.instances_of(service)? {
+                stack.set_programs(&name, directory)?;
+            }
         }
-        let mut named: Vec<Invariant> = self.expected.into_iter().collect();
-        named.extend(self.violated.iter().filter(|violated| Some(**violated) != self.expected));
-        let named: Vec<String> = named.iter().map(Invariant::to_string).collect();
-        format!("caught by {}", named.join(", "))
     }
+    let ran = tokio::time::timeout(TRIAL_TIMEOUT, disturb(&stack, disturbance)).await;
+    stack.clean().await?;
+    let (findings, confirmed, changes) = ran.context("it took too long").flatten()?;
+    if programs.is_none() {
+        ensure!(confirmed >= CONFIRMED_MIN, "only {confirmed} orders were confirmed");
+        ensure!(changes > 0, "the change logs of the databases are empty");
+    }
+    Ok(findings)
 }
 
-/// The table, in Markdown.
-fn markdown_table(rows: &[MutantResult]) -> Vec<String> {
-    let mut lines = vec![
-        "| mutant | what | detected by | verdict | s |".into(),
-        "| --- | --- | --- | --- | --- |".into(),
-    ];
-    for row in rows {
-        let verdict = match row.problem {
-            Some(_) => "**RED**".to_string(),
-            None => row.verdict(),
-        };
-        let MutantResult { id, description: what, detector: catcher, duration: took, .. } = row;
-        lines
-            .push(format!("| {id} | {what} | {catcher} | {verdict} | {:.0} |", took.as_secs_f64()));
+/// Returns the findings, the number of confirmed orders, and that of changes in the databases' logs.
+async fn disturb(stack: &Stack, disturbance: Disturbance) -> Result<(Findings, u64, u64)> {
+    stack.up().await?;
+    let client = Client::for_stack(stack)?;
+    seed::run(&client).await?;
+    change_log::install(&client).await?;
+    let before = ResourceUsage::measure(stack, &client).await?;
+    let (load, mut leaders) = (disturbance.load(), RelayLeadership::default());
+    let (summary, ()) = tokio::select! {
+        loaded = load::run(&client, &load, disturbance.disturb(stack, &client)) => loaded?,
+        broken = leaders.watch(stack, &client) => {
+            return Err(broken.err().context("the watch ended")?);
+        }
+    };
+    let mut findings = summary.findings.clone();
+    leaders.check(&mut findings);
+    // Any dead letter of a trial is a finding.
+    let options = run::CheckOptions { timeout: QUIESCENCE_TIMEOUT };
+    let verdict = run::run_expecting(&client, &options, &HashSet::new()).await?;
+    findings.merge(&verdict.findings);
+    if disturbance == Disturbance::Nothing {
+        relay_leadership::check_no_duplicates(&verdict.tally, &mut findings);
     }
-    lines
+    exits::check_unexpected_exits(&stack.exits().await?, 0, &mut findings);
+    ResourceUsage::measure(stack, &client).await?.check(&before, &mut findings);
+    Ok((findings, summary.confirmed, verdict.changes.unwrap_or_default()))
 }

@@ -49,7 +49,10 @@ impl Worktree {
         if built.ends_with("deps") {
             built = built.parent().context("tests lie in target/ci/deps")?;
         }
-        ensure!(built.ends_with("ci"), "this is built with `--profile ci`, or nothing is shared");
+        ensure!(
+            built.ends_with("ci"),
+            "build this with `--profile ci`: otherwise no compiled dependency is shared"
+        );
         // In the target directory: hard links need the same file system.
         let copies = built.with_file_name("worktrees");
         std::fs::create_dir_all(&copies)?;

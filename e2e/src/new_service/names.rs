@@ -159,7 +159,7 @@ pub fn check_clean(root: &Path) -> Result<()> {
     if let Some(first) = changed.lines().next() {
         bail!(
             "the checkout has uncommitted changes, such as {}: commit or stash them first, so \
-             that what is written now stands alone (and `git stash -u` takes it back)",
+             that `git stash -u` can undo this command",
             first.get(3..).unwrap_or_default()
         );
     }

@@ -1,5 +1,5 @@
-//! The sums of the stream processor, compared with the orders in the database of the order service: each ended order
-//! is in the sums exactly once, whatever happened in between.
+//! The sums of the stream processor, compared with the orders in the database of the order service: each ended order is
+//! in the sums exactly once, in spite of all faults in between.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -31,7 +31,7 @@ pub struct SeedOptions {
     payment: Option<String>,
     #[arg(long, requires = "order")]
     stock: Option<String>,
-    /// Create nothing, and show by the exit status whether an order would be accepted
+    /// Create nothing; exit with 0 only if an order would be accepted
     #[arg(long)]
     check: bool,
     /// Run until SIGTERM, for tools that wait for a container to be healthy

@@ -199,6 +199,15 @@ impl Browser {
         self.command("Page.bringToFront", json!({})).await.map(drop)
     }
 
+    /// The cookies of the page, as the header of a request.
+    pub async fn cookies(&self) -> Result<String> {
+        let cookies = self.send(Method::GET, "/cookie", None).await?;
+        let cookies = cookies.as_array().into_iter().flatten();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let pairs = cookies.map(|it| format!("{}={}", text(&it["name"]), text(&it["value"])));
+        Ok(pairs.collect::<Vec<_>>().join("; "))
+    }
+
     /// Ends the browser.
     pub async fn close(self) -> Result<()> {
         self.send(Method::DELETE, "", None).await.map(drop)

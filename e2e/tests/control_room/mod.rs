@@ -1,11 +1,12 @@
-//! The control room in a real browser: each page, each action, no complaint of the browser, and no request to another
-//! host. Pictures of the pages land in `target/screenshots`.
+//! The control room in a real browser: each page, each action, no error in the browser, and no request to another host.
+//! Screenshots are written to `target/screenshots`.
 
 mod accessibility;
 mod authorization_server;
 mod browser;
 mod dead_letters;
 mod incidents;
+mod oauth2_proxy;
 mod outage;
 mod sign_in;
 mod demo;

@@ -1,26 +1,30 @@
-//! The sign-in of a secured stack in a real browser: a pasted token, and the code flow at an issuer of another site.
+//! The sign-in of a secured stack in a real browser: a pasted token, and oauth2-proxy at an issuer of another site.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::http_client::Client;
 use e2e::stack_description::with_console;
 use e2e::workload::seed;
 use launcher::{Stack, StackDescription, eventually};
-use tokio::net::TcpListener;
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, COOKIE, LOCATION, ORIGIN};
+use tokio::time::{sleep, timeout};
 
-use crate::control_room::authorization_server::{
-    AuthorizationServer, CLIENT_ID, CLIENT_SECRET, Grant,
-};
+use crate::control_room::authorization_server::{AuthorizationServer, Grant};
 use crate::control_room::browser::Browser;
+use crate::control_room::oauth2_proxy::{OAuth2Proxy, RENEWED_AFTER};
 use crate::control_room::take_screenshot;
 use crate::fixture::{TIMEOUT, stack_permit};
 
 /// Longer than the test takes.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
-/// Long enough for a page to be loaded before it ends.
+/// Long enough for a page to be loaded before it ends, and longer than [`RENEWED_AFTER`].
 const SHORT_LIFETIME: Duration = Duration::from_secs(12);
+
+/// An event stream says something within this time.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(6);
 
 const SCOPES: &str = "operator support:read";
 
@@ -30,36 +34,22 @@ async fn operators_of_a_secured_stack_sign_in_and_its_audit_names_them() -> Resu
     let _permit = stack_permit().await?;
     let secure = StackDescription { secure: true, ..with_console() };
     let stack = Stack::ephemeral(&secure)?;
-    let server = start_stack(&stack).await?;
-    let url = stack.console_url()?;
-    let browser = Browser::start(1360, 900, false).await?;
-    paste_tokens(&stack, &browser, &url).await?;
-    sign_in_at_the_issuer(&stack, &server, &browser, &url).await?;
-    sign_in_with_a_large_token(&server, &browser, &url).await?;
-    refuse_what_was_not_begun_here(&server, &browser, &url).await?;
-    end_with_the_token(&server, &browser, &url).await?;
-    browser.close().await
-}
-
-/// The stack, and an issuer whose client its control room is.
-async fn start_stack(stack: &Stack) -> Result<AuthorizationServer> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let issuer_url = format!("https://localhost:{}", listener.local_addr()?.port());
-    for (name, value) in [
-        ("OIDC_ISSUER", &*issuer_url),
-        ("OIDC_CLIENT_ID", CLIENT_ID),
-        ("OIDC_CLIENT_SECRET", CLIENT_SECRET),
-        ("OIDC_SCOPES", "openid operator support:read"),
-    ] {
-        stack.set_environment("console", name, Some(value))?;
-    }
+    stack.set_environment("console", "OAUTH2_PROXY_PREFIX", Some("/oauth2"))?;
     stack.up().await?;
-    seed::run(&Client::for_stack(stack)?).await?;
+    seed::run(&Client::for_stack(&stack)?).await?;
+    let browser = Browser::start(1360, 900, false).await?;
+    paste_tokens(&stack, &browser, &stack.console_url()?).await?;
     let issuer = stack.token_issuer()?.context("a secured stack has an issuer")?;
-    let callback = format!("{}/sign-in/callback", stack.console_url()?);
     let authority = stack.ca_certificate()?.context("a secured stack has an authority")?;
-    let certificate = authority.with_file_name("console.pem");
-    AuthorizationServer::start(listener, &certificate, issuer, callback)
+    let server =
+        AuthorizationServer::start(&authority.with_file_name("console.pem"), issuer).await?;
+    let proxy = OAuth2Proxy::start(&stack, server.url()).await?;
+    sign_in_at_the_issuer(&stack, &server, &browser, &proxy.url).await?;
+    refuse_who_is_no_operator(&server, &browser, &proxy.url).await?;
+    renew_the_token(&stack, &server, &browser, &proxy.url).await?;
+    end_with_the_token(&server, &browser, &proxy.url).await?;
+    trust_no_header(&stack).await?;
+    browser.close().await
 }
 
 /// The log of order names who had the items rebuilt.
@@ -81,7 +71,7 @@ async fn rebuild_as(stack: &Stack, browser: &Browser, url: &str, name: &str) -> 
 async fn ensure_signed_out(browser: &Browser, url: &str) -> Result<()> {
     browser.open(&format!("{url}/repair")).await?;
     let text = browser.text().await?;
-    ensure!(text.contains("Sign in at localhost") && !text.contains("Republish"), "{text}");
+    ensure!(text.contains("Paste an access token") && !text.contains("Republish"), "{text}");
     Ok(())
 }
 
@@ -94,7 +84,7 @@ async fn paste_tokens(stack: &Stack, browser: &Browser, url: &str) -> Result<()>
     let of_customer = issuer.sign("vera", "orders:read", TOKEN_LIFETIME)?;
     let forged = format!("{}AA", &good[..good.len() - 2]);
     for (token, refusal) in [
-        ("no token", "This is no access token"),
+        ("no token", "would not accept this access token"),
         (&*forged, "The services refuse this token"),
         (&of_customer, "The services refuse this token"),
     ] {
@@ -121,99 +111,166 @@ async fn paste(browser: &Browser, token: &str) -> Result<()> {
     browser.click("form.sign-in button").await
 }
 
-/// The issuer shows its page, and the browser comes back signed in or with the reason why not.
+/// The page of oauth2-proxy, and then that of the issuer.
+async fn sign_in(browser: &Browser, url: &str) -> Result<()> {
+    browser.open(url).await?;
+    browser.wait_for("Sign in with", TIMEOUT).await?;
+    browser.click("button[type=submit]").await?;
+    browser.wait_for("Who are you?", TIMEOUT).await?;
+    browser.click("#agree").await
+}
+
+async fn sign_out(browser: &Browser, url: &str) -> Result<()> {
+    browser.click(".sign-out button").await?;
+    browser.wait_for("Sign in with", TIMEOUT).await?;
+    browser.open(&format!("{url}/repair")).await?;
+    let text = browser.text().await?;
+    ensure!(text.contains("Sign in with") && !text.contains("Republish"), "{text}");
+    Ok(())
+}
+
+/// An operator signs in, with a token that is larger than one cookie, acts, and signs out.
 async fn sign_in_at_the_issuer(
     stack: &Stack,
     server: &AuthorizationServer,
     browser: &Browser,
     url: &str,
 ) -> Result<()> {
-    let grant =
-        |name, scopes: &str| Grant { name, scopes: scopes.to_string(), lifetime: TOKEN_LIFETIME };
-    server.grant(grant("olga", SCOPES));
-    browser.click("a.button.primary").await?;
+    let scopes = (0..300).map(|nth| format!(" scope-{nth:03}:read")).collect::<String>();
+    let scopes = format!("{SCOPES}{scopes}");
+    server.grant(Grant { name: "olga", scopes, lifetime: TOKEN_LIFETIME, is_renewed: false });
+    browser.open(url).await?;
+    browser.wait_for("Sign in with", TIMEOUT).await?;
+    take_screenshot(browser, "sign-in-proxy").await?;
+    browser.click("button[type=submit]").await?;
     browser.wait_for("Who are you?", TIMEOUT).await?;
     browser.click("#deny").await?;
-    browser.wait_for("refuses the sign-in: access_denied: <b>Not you</b>", TIMEOUT).await?;
-    browser.complaints().await?;
-    browser.click("a.button.primary").await?;
-    browser.wait_for("Who are you?", TIMEOUT).await?;
-    browser.click("#agree").await?;
+    browser.wait_for("Forbidden", TIMEOUT).await?;
+    sign_in(browser, url).await?;
     browser.wait_for("live", TIMEOUT).await?;
+    // The page of oauth2-proxy has the status 403.
+    browser.complaints().await?;
     rebuild_as(stack, browser, url, "olga").await?;
     let complaints = browser.complaints().await?;
     ensure!(complaints.is_empty(), "{complaints:#?}");
-    browser.click(".sign-out button").await?;
-    browser.wait_for("Sign in at localhost", TIMEOUT).await?;
-    server.grant(grant("carl", "orders:read"));
-    agree(browser).await?;
-    browser.wait_for("The services refuse this token", TIMEOUT).await?;
-    ensure_signed_out(browser, url).await
+    let cookies = browser.cookies().await?;
+    stream_at_once(&cookies, url).await?;
+    refuse_foreign_posts(&cookies, url).await?;
+    sign_out(browser, url).await
 }
 
-async fn agree(browser: &Browser) -> Result<()> {
-    browser.click("a.button.primary").await?;
-    browser.wait_for("Who are you?", TIMEOUT).await?;
-    browser.click("#agree").await
+fn http_client() -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    Ok(client.tls_danger_accept_invalid_certs(true).build()?)
 }
 
-/// A token of many claims is larger than what fits into one cookie.
-async fn sign_in_with_a_large_token(
-    server: &AuthorizationServer,
-    browser: &Browser,
-    url: &str,
-) -> Result<()> {
-    let scopes = (0..300).map(|nth| format!(" scope-{nth:03}:read")).collect::<String>();
-    let scopes = format!("{SCOPES}{scopes}");
-    server.grant(Grant { name: "olga", scopes, lifetime: TOKEN_LIFETIME });
-    agree(browser).await?;
-    browser.wait_for("live", TIMEOUT).await?;
-    browser.open(&format!("{url}/repair")).await?;
-    browser.wait_for("Rebuild the items", TIMEOUT).await?;
-    browser.click(".sign-out button").await?;
-    browser.wait_for("Sign in at localhost", TIMEOUT).await?;
-    ensure_signed_out(browser, url).await
-}
-
-/// Another site sends the browser with a code of its own, or with an answer that was used.
-async fn refuse_what_was_not_begun_here(
-    server: &AuthorizationServer,
-    browser: &Browser,
-    url: &str,
-) -> Result<()> {
-    server.grant(Grant { name: "eve", scopes: SCOPES.to_string(), lifetime: TOKEN_LIFETIME });
-    browser.click("a.button.primary").await?;
-    browser.wait_for("Who are you?", TIMEOUT).await?;
-    let back = browser.run("return document.getElementById('agree').href").await?;
-    let back = back.as_str().context("an address")?.to_string();
-    let forged = back.replace("state=", "state=a");
-    for (what, address) in [("a forged state", &forged), ("the state that was forged", &back)] {
-        // The first one ends the sign-in of this browser.
-        browser.open(address).await?;
-        browser.wait_for("This sign-in is not known here", TIMEOUT).await.context(what)?;
-        ensure_signed_out(browser, url).await.context(what)?;
+/// What the control room sends arrives while its answer goes on.
+async fn stream_at_once(cookies: &str, url: &str) -> Result<()> {
+    let began = Instant::now();
+    let stream = http_client()?
+        .get(format!("{url}/overview/events"))
+        .header(ACCEPT, "text/event-stream")
+        .header(COOKIE, cookies);
+    let mut stream = stream.send().await?.error_for_status()?;
+    let mut arrivals = Vec::new();
+    while arrivals.len() < 3 {
+        let chunk = timeout(STREAM_SILENCE_MAX, stream.chunk()).await.context("silence")??;
+        chunk.context("the stream has ended")?;
+        arrivals.push(began.elapsed());
     }
-    let injected = format!("{url}/sign-in/callback?state=a&error=Call+this+number");
-    browser.open(&injected).await?;
-    let text = browser.text().await?;
-    ensure!(text.contains("not known here") && !text.contains("Call this number"), "{text}");
+    ensure!(arrivals[0] < Duration::from_secs(2), "the first arrived after {:?}", arrivals[0]);
     Ok(())
 }
 
-/// A page that is open says that the token has ended, and so does the next one.
+/// A page of another site posts with the cookies of an operator.
+async fn refuse_foreign_posts(cookies: &str, url: &str) -> Result<()> {
+    for (name, value, expected) in [
+        (ORIGIN.as_str(), "https://evil.example.com", StatusCode::FORBIDDEN),
+        ("sec-fetch-site", "cross-site", StatusCode::FORBIDDEN),
+        ("sec-fetch-site", "same-origin", StatusCode::SEE_OTHER),
+    ] {
+        let post = http_client()?.post(format!("{url}/sign-out"));
+        let answer = post.header(COOKIE, cookies).header(name, value).send().await?;
+        ensure!(answer.status() == expected, "{name}: {value}: {}", answer.status());
+    }
+    Ok(())
+}
+
+/// The issuer knows a customer too, whose token the services refuse.
+async fn refuse_who_is_no_operator(
+    server: &AuthorizationServer,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    let scopes = "orders:read".to_string();
+    server.grant(Grant { name: "carl", scopes, lifetime: TOKEN_LIFETIME, is_renewed: false });
+    sign_in(browser, url).await?;
+    browser.wait_for("The services refuse this token", TIMEOUT).await?;
+    browser.open(&format!("{url}/repair")).await?;
+    let text = browser.text().await?;
+    ensure!(!text.contains("Republish"), "{text}");
+    take_screenshot(browser, "sign-in-refused").await?;
+    browser.click("a.button.primary").await?;
+    browser.wait_for("Sign in with", TIMEOUT).await
+}
+
+/// A page stays live for longer than a token, while the issuer renews it.
+async fn renew_the_token(
+    stack: &Stack,
+    server: &AuthorizationServer,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    let scopes = SCOPES.to_string();
+    server.grant(Grant { name: "vera", scopes, lifetime: SHORT_LIFETIME, is_renewed: true });
+    sign_in(browser, url).await?;
+    browser.wait_for("live", TIMEOUT).await?;
+    sleep(SHORT_LIFETIME + RENEWED_AFTER).await;
+    browser.wait_for("live", TIMEOUT).await?;
+    ensure!(!browser.text().await?.contains("Your sign-in has expired"), "it was renewed");
+    rebuild_as(stack, browser, url, "vera").await?;
+    ensure!(server.renewals() > 0, "nothing was renewed");
+    browser.complaints().await?;
+    sign_out(browser, url).await
+}
+
+/// The issuer renews nothing: a page that is open says that the token has ended, and the next one asks to sign in.
 async fn end_with_the_token(
     server: &AuthorizationServer,
     browser: &Browser,
     url: &str,
 ) -> Result<()> {
-    server.grant(Grant { name: "olga", scopes: SCOPES.to_string(), lifetime: SHORT_LIFETIME });
-    agree(browser).await?;
+    let scopes = SCOPES.to_string();
+    server.grant(Grant { name: "olga", scopes, lifetime: SHORT_LIFETIME, is_renewed: false });
+    sign_in(browser, url).await?;
     browser.wait_for("live", TIMEOUT).await?;
-    ensure!(!browser.text().await?.contains("Your sign-in has ended"), "it has not ended yet");
-    browser.wait_for("Your sign-in has ended", TIMEOUT).await?;
+    ensure!(!browser.text().await?.contains("Your sign-in has expired"), "it has not ended yet");
+    browser.wait_for("Your sign-in has expired", TIMEOUT).await?;
     browser.wait_for("no connection", TIMEOUT).await?;
     take_screenshot(browser, "sign-in-ended").await?;
     browser.open(url).await?;
-    browser.wait_for("You are signed out. The access token has expired.", TIMEOUT).await?;
-    ensure_signed_out(browser, url).await
+    browser.wait_for("Sign in with", TIMEOUT).await
+}
+
+/// Somebody reaches the control room beside oauth2-proxy and writes its headers.
+async fn trust_no_header(stack: &Stack) -> Result<()> {
+    let issuer = stack.token_issuer()?.context("a secured stack has an issuer")?;
+    let good = issuer.sign("vera", SCOPES, TOKEN_LIFETIME)?;
+    let forged = format!("{}AA", &good[..good.len() - 2]);
+    let of_customer = issuer.sign("vera", "orders:read", TOKEN_LIFETIME)?;
+    for (name, value, is_let_in) in [
+        ("x-forwarded-user", "vera", false),
+        ("x-forwarded-email", "vera", false),
+        ("x-forwarded-access-token", "vera", false),
+        ("x-forwarded-access-token", &*forged, false),
+        ("x-forwarded-access-token", &*of_customer, false),
+        ("x-forwarded-access-token", &*good, true),
+    ] {
+        let page = format!("{}/repair", stack.console_url()?);
+        let answer = http_client()?.get(page).header(name, value).send().await?;
+        let to_sign_in = answer.headers().get(LOCATION).is_some_and(|it| it == "/sign-in");
+        ensure!(answer.status().is_success() == is_let_in, "{name}: {}", answer.status());
+        ensure!(to_sign_in != is_let_in, "{name}: {:?}", answer.headers());
+    }
+    Ok(())
 }

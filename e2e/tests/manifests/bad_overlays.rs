@@ -157,8 +157,7 @@ fn each_bad_overlay_is_refused_by_the_rule_that_it_breaks() {
         ("SECURE", "SECURE"),
         ("TOKEN_ISSUER", "an issuer of tokens"),
         ("TOKEN_AUDIENCE", "an issuer of tokens"),
-        ("OIDC_ISSUER", "operators sign in at an issuer"),
-        ("OIDC_CLIENT_ID", "operators sign in at an issuer"),
+        ("OAUTH2_PROXY_PREFIX", "operators sign in at a proxy"),
     ] {
         let mut unset = good.clone();
         let maps = unset.iter_mut().filter(|it| it["kind"] == "ConfigMap");

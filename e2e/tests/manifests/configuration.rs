@@ -24,8 +24,10 @@ fn variables(program: &str) -> BTreeMap<String, Variable> {
         output.unwrap_or_else(|error| panic!("{program} --help: {error}: run `make build`"));
     let help = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
-    let is_name =
-        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
     let found: BTreeMap<_, _> = lines
         .filter_map(|line| {
             let (name, rest) = line.split_once(' ').unwrap_or((line, ""));

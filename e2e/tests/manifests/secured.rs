@@ -115,9 +115,7 @@ fn check_programs(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
                 let urls = ["API_URLS", "ADMIN_URLS"].map(&value);
                 hold("TLS to the services", urls.iter().all(|it| !it.contains("=http://")));
                 hold("operators sign in", value("SIGN_IN") == "1");
-                let issuer = (value("OIDC_ISSUER"), value("OIDC_CLIENT_ID"));
-                let is_safe = issuer.0.starts_with("https://") && !issuer.1.is_empty();
-                hold("operators sign in at an issuer", is_safe);
+                hold("operators sign in at a proxy", value("OAUTH2_PROXY_PREFIX") == "/oauth2");
             } else {
                 hold("TLS to Kafka", is_encrypted);
                 hold("TLS to the registry", value("SCHEMA_REGISTRY_URL").starts_with("https://"));

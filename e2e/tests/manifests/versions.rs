@@ -111,12 +111,6 @@ fn each_dependency_has_one_version_wherever_it_runs() {
     assert_eq!(natively("connect"), kafka);
     let compiled = format!("<kafka.version>{kafka}</kafka.version>");
     assert!(read("services/reporting/pom.xml").contains(&compiled), "services/reporting/pom.xml");
-    // Jaeger is released twice at a time: 2.13.0 is the Go module v1.76.0.
-    let module = read("e2e/launcher/jaeger/go.mod");
-    let (_, module) = module.split_once("github.com/jaegertracing/jaeger v1.").unwrap();
-    let minor: u32 = module.split('.').next().unwrap().parse().unwrap();
-    let image = text(&compose["services"]["jaeger"]["image"]);
-    assert_eq!(tag(image), format!("2.{}.0", minor - 63), "{image}");
     let strimzi = file("k8s/overlays/production/kafka.yaml");
     assert_eq!(find(&strimzi, "Kafka", "kafka")["spec"]["kafka"]["version"], kafka);
     for cluster in clusters() {

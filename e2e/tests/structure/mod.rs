@@ -5,22 +5,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod apis;
-mod concepts;
+mod ceilings;
 mod connectors;
 mod crates;
 mod imports;
 mod java;
 mod layers;
 mod migrations;
-mod names;
 mod pages;
-mod plain_words;
-mod public_api;
-mod sizes;
 mod topics;
-mod words;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -89,40 +84,6 @@ fn without_tests(text: &str) -> String {
     text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string()
 }
 
-/// Compares numbers with those in a file, by name. They may only shrink, and a smaller number must
-/// be recorded, so that it cannot grow again: `REWRITE_RATCHETS=1` does that. `slack` is how much
-/// smaller a number may be without being recorded.
-fn compare_ratchet(file: &str, actual: &BTreeMap<String, usize>, slack: usize) {
-    let path = format!("e2e/tests/structure/{file}");
-    if std::env::var("REWRITE_RATCHETS").is_ok() {
-        let lines = actual.iter().map(|(name, number)| format!("{name} {number}\n"));
-        std::fs::write(root().join(&path), lines.collect::<String>()).unwrap();
-        return;
-    }
-    let text = read(&path);
-    let recorded: BTreeMap<&str, usize> = text
-        .lines()
-        .map(|line| line.rsplit_once(' ').unwrap())
-        .map(|(name, number)| (name, number.parse().unwrap()))
-        .collect();
-    let mut problems = Vec::new();
-    for (name, number) in actual {
-        match recorded.get(&**name) {
-            None => problems.push(format!("{name} is new: {number}")),
-            Some(limit) if number > limit => {
-                problems.push(format!("{name} has grown from {limit} to {number}"));
-            }
-            Some(limit) if number + slack < *limit => {
-                problems.push(format!("{name} has shrunk to {number}: {path} has {limit}"));
-            }
-            Some(_) => {}
-        }
-    }
-    let gone = recorded.keys().filter(|name| !actual.contains_key(**name));
-    problems.extend(gone.map(|name| format!("{name} no longer needs a line in {path}")));
-    assert!(problems.is_empty(), "{problems:#?}");
-}
-
 /// A newer version's migration adds a column while this version runs. A prepared statement whose
 /// columns change fails for the life of its connection ("cached plan must not change result type"),
 /// so the older version would refuse every such request.
@@ -171,20 +132,6 @@ fn no_setting_gives_up_the_durability_of_commits() {
             let set = ["=", ":", " ="].iter().any(|is| text.contains(&format!("{setting}{is}")));
             assert!(!set, "{} sets {setting}", path.display());
         }
-    }
-}
-
-#[test]
-fn every_main_fits_on_a_page() {
-    for service in deployables() {
-        let main = read(&format!("services/{service}/src/main.rs"));
-        // The text before `mod` describes the service; it is not wiring.
-        let wiring = main.split_once("\nmod ").map_or(&*main, |(_, wiring)| wiring);
-        let lines = wiring.lines().count();
-        assert!(
-            lines <= 50,
-            "services/{service}/src/main.rs has {lines} lines after its description"
-        );
     }
 }
 

@@ -86,15 +86,11 @@
     window.addEventListener("pagehide", pause);
     window.addEventListener("pageshow", look);
   }
-  // The token of an operator ends while the page is open.
-  const ended = document.getElementById("sign-in-ended");
-  if (ended) {
+  // The token of an operator ends while the page is open. If a proxy renews it, the stream goes on.
+  const ended = document.getElementById("sign-in-ended"), state = document.getElementById("stream-state");
+  if (ended && state) {
     const end = Date.now() + ended.dataset.seconds * 1000;
-    const timer = setInterval(() => {
-      if (Date.now() < end) return;
-      clearInterval(timer);
-      ended.hidden = false;
-    }, 1000);
+    setInterval(() => { ended.hidden = Date.now() < end || state.textContent === "live"; }, 1000);
   }
   // A form that gives something up asks once more.
   document.addEventListener("submit", (event) => {

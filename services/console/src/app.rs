@@ -14,7 +14,7 @@ use crate::dead_letters::AttentionCache;
 use crate::demo::{Launcher, RecentOrders};
 use crate::jobs::Jobs;
 use crate::metrics::snapshot::Snapshot;
-use crate::operators::{self, Issuer, PendingSignIns, VerifiedTokens};
+use crate::operators::{self, VerifiedTokens};
 use crate::orders::pending::PendingCache;
 use crate::overview::books::BooksCache;
 use crate::overview::insights::InsightsCache;
@@ -24,8 +24,8 @@ use crate::services::Services;
 use crate::settings::Settings;
 use crate::{assets, dead_letters, demo, jobs, orders, overview, pages, protection, repair};
 
-/// The state of the control room. All of it can be asked for again: a restart loses the charts and the sign-ins that
-/// are under way, and nothing else.
+/// The state of the control room. All of it can be asked for again: a restart loses the charts, and nothing
+/// else.
 #[derive(Clone)]
 pub struct App(Arc<AppState>);
 
@@ -45,9 +45,6 @@ pub struct AppState {
     pub recent: RecentOrders,
     pub launcher: Option<Launcher>,
     pub verified: VerifiedTokens,
-    /// Where operators sign in, if not by a pasted token alone.
-    pub issuer: Option<Issuer>,
-    pub pending_sign_ins: PendingSignIns,
     /// Whether cookies are for HTTPS alone.
     pub is_encrypted: bool,
     /// Resolves when the process stops.
@@ -87,7 +84,6 @@ impl App {
     /// # Errors
     /// If the settings contradict each other, or a client can't be made.
     pub fn new(settings: Settings, frontend: &Frontend) -> anyhow::Result<App> {
-        settings.check(frontend.is_encrypted())?;
         let services = Services::new(&settings)?;
         pages::HAS_DEMO.store(settings.demo, Ordering::Relaxed);
         pages::HAS_SIGN_IN.store(settings.sign_in, Ordering::Relaxed);
@@ -103,8 +99,6 @@ impl App {
             recent: RecentOrders::default(),
             launcher: Launcher::from_settings(&settings)?,
             verified: VerifiedTokens::default(),
-            issuer: Issuer::from_settings(&settings.oidc)?,
-            pending_sign_ins: PendingSignIns::default(),
             is_encrypted: frontend.is_encrypted(),
             stopping: Stopping::new(frontend),
             settings,
@@ -112,7 +106,7 @@ impl App {
     }
 }
 
-const NOT_ALLOWED: &str = "This address takes no request of this kind.";
+const NOT_ALLOWED: &str = "This address does not accept this kind of request.";
 
 /// Every route, behind the checks of each request.
 pub fn router(app: App) -> Router {

@@ -68,7 +68,7 @@ impl Jobs {
     {
         let _guard = self.begin.lock();
         if self.is_running() {
-            return Err(Notice::failed("Another job runs: wait for its end, or stop it."));
+            return Err(Notice::failed("Another job is running: wait until it ends, or stop it."));
         }
         self.state.send_replace(JobState { title, ..JobState::default() });
         let (state, job) = (self.state.clone(), job(JobReport(self.state.clone())));
@@ -139,7 +139,7 @@ pub fn router() -> Router<App> {
 
 async fn stop(State(app): State<App>, headers: HeaderMap) -> Response {
     app.jobs.state.send_modify(|state| state.is_stopping = true);
-    let notice = Notice::done("The job stops after what it is doing now.");
+    let notice = Notice::done("The job stops after its current step.");
     pages::redirect(pages::referer_path(&headers), notice)
 }
 

@@ -80,7 +80,7 @@ fn has_sign_in(section: Section) -> bool {
 fn sign_in_ended(seconds: u64) -> Markup {
     html! {
         p #sign-in-ended .notice.is-bad role="alert" data-seconds=(seconds) hidden {
-            "Your sign-in has ended: nothing on this page changes any more. "
+            "Your sign-in has expired: this page no longer updates. "
             a href="/sign-in" { "Sign in again" }
         }
     }
@@ -217,7 +217,7 @@ impl IntoResponse for PageError {
 /// Answers every failure with a page: also a request that takes too long, or that axum refuses in plain text.
 pub async fn show_failures(request: Request, next: Next) -> Response {
     let Ok(response) = timeout(PAGE_TIMEOUT, next.run(request)).await else {
-        let text = "The services took too long. What was asked of them may still be done.";
+        let text = "The services took too long. Your request may still be carried out.";
         return PageError::new(StatusCode::GATEWAY_TIMEOUT, text).into_response();
     };
     let status = response.status();

@@ -41,7 +41,7 @@ pub async fn set_headers(request: Request, next: Next) -> Response {
 /// Refuses requests that no page of the control room can have sent.
 pub async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
     let refusal = if !is_known_host(request.headers(), &app.settings.hosts) {
-        "The control room has another name: HOSTS lists its host names."
+        "This is not a host name of the control room: HOSTS lists its host names."
     } else if !request.method().is_safe() && !is_same_origin(request.headers()) {
         "A page of another site has sent this request."
     } else {

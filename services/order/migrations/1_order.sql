@@ -7,6 +7,7 @@ create table items (
     currency    text not null,
     version     bigint not null
 );
+comment on table items is 'deletable: a rebuild removes items that the topic does not have';
 
 -- Only the row of an order decides about it: its status leaves 'pending' once. The legs hold the answers of
 -- payment and stock. They only climb, also after the order has ended.
@@ -37,6 +38,7 @@ create table orders (
 -- finds room on the page of its row changes no index.
 with (fillfactor = 50);
 create index orders_by_customer on orders (customer_id, order_id);
+comment on column orders.customer_id is 'personal';
 
 -- Every event of an order, published and received, in the sequence in which this service committed them.
 create table history (
@@ -53,13 +55,42 @@ create table history (
     primary key (order_id, event_id)
 );
 comment on table history is 'append-only';
+-- Whole events, and those of this service name the customer.
+comment on column history.detail is 'personal';
 
--- A row for each order that was placed while a deadline was set, until it has ended and is older than the
--- deadline. Without a deadline the table is empty.
-create table deadlines (
-    order_id   uuid primary key,
-    created_at timestamptz not null
+-- A row for each pending order: added with the order, deleted when the order ends. Operators list what is stuck with
+-- it, and the deadline finds what is overdue. An index on the status of `orders` would make each update of an order
+-- change every index of that table.
+create table pending_orders (
+    -- The same as in `orders`, where it never changes.
+    created_at timestamptz not null,
+    order_id   uuid not null,
+    primary key (created_at, order_id)
 )
 -- Rows come and go with the orders: the default of a fifth of the table would let it bloat.
 with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
-create index deadlines_by_age on deadlines (created_at, order_id);
+comment on table pending_orders is 'deletable: the order has ended';
+
+-- While a leg is open, an event with the customer's id is on its way, and payment or stock would meet it with rows that
+-- name the replacement.
+create function erasure_obstacle(customer uuid) returns text language sql stable as $$
+    select 'order ' || order_id || ' has not ended with both legs' from orders
+    where customer_id = customer
+      and not (status = 'confirmed' and payment = 'verified' and stock = 'reserved'
+            or status = 'cancelled' and payment in ('declined', 'refunded', 'void')
+                                    and stock in ('rejected', 'released', 'void'))
+    order by order_id limit 1
+$$;
+
+-- What a rebuild of the items has read: the newest version of each item, and whether the last record of each key and
+-- partition is undecodable. A rebuild adds the rows and deletes them in one transaction, so no other one sees them.
+-- They are no temporary tables, which could fill the disk beyond every limit: the serving role may make none.
+create unlogged table staged_items (like items including indexes);
+create unlogged table last_records (
+    sku         text not null,
+    partition   int not null,
+    undecodable boolean not null,
+    primary key (sku, partition)
+);
+comment on table staged_items is 'deletable: its rebuild ends';
+comment on table last_records is 'deletable: its rebuild ends';

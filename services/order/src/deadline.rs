@@ -39,12 +39,12 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the deadline reads from the environment.
 #[derive(clap::Args)]
 pub struct Settings {
-    /// How long an order may be pending before it is cancelled. Unset: for ever.
+    /// How long an order may be pending before it is cancelled. Unset: without a limit.
     #[arg(long, env, value_parser = clap::value_parser!(u64).range(1..))]
     order_deadline_seconds: Option<u64>,
 }
 
-/// The loop that sweeps, and repairs the table of pending orders. Without a deadline it only does the latter.
+/// The loop that sweeps, and measures how old the pending orders are. Without a deadline it only measures.
 pub fn sweep(
     settings: &Settings,
     service: &Service,
@@ -56,13 +56,13 @@ pub fn sweep(
     let db = service.db.clone();
     ServiceLoop::new("deadline", move |stop: CancellationToken| async move {
         let (Some(deadline), Some(heartbeat)) = (deadline, heartbeat) else {
-            stop.run_until_cancelled(pending_orders::maintain(&db, false)).await;
+            stop.run_until_cancelled(pending_orders::report_oldest(&db)).await;
             return Ok(());
         };
         if deadline < TOLERATED_OUTAGE {
             // Such an outage of payment or stock cancels orders that would have been confirmed after it.
             warn!(
-                "orders are cancelled after {deadline:?}, sooner than an outage that would be survived"
+                "orders are cancelled after {deadline:?}, which is shorter than an outage that the services survive"
             );
         }
         let caught_up = || {
@@ -80,12 +80,12 @@ pub fn sweep(
                     sweep_once(&db, &commands, &criteria, caught_up).await
                 };
                 if let Err(error) = sweep.await as Result<(), Problem> {
-                    warn!("the deadline sweep is tried again: {error}");
+                    warn!("the deadline sweep failed and is retried: {error}");
                 }
                 sleep(SWEEP_INTERVAL).await;
             }
         };
-        let both = async { tokio::join!(sweeps, pending_orders::maintain(&db, true)) };
+        let both = async { tokio::join!(sweeps, pending_orders::report_oldest(&db)) };
         stop.run_until_cancelled(both).await;
         Ok(())
     })

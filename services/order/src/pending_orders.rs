@@ -1,8 +1,7 @@
 //! Pending orders, for operators: `GET /pending-orders` on the admin port lists the oldest ones with what they wait for.
 //! All callers share one query a second, which reads a bounded number of rows of the table `pending_orders`.
 //!
-//! Promise: the table has a row for each pending order. A transaction that places or ends an order writes it. A version
-//! from before the table did not, so what such a version did beside this one is repaired by [`maintain`].
+//! Promise: the table has a row for each pending order. A transaction that places or ends an order writes it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use metrics::{describe_gauge, gauge};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::time::sleep;
-use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,18 +35,6 @@ const CACHED_FOR: Duration = Duration::from_secs(1);
 
 /// How often the age of the oldest pending order is measured.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Rows that one query of the repair reads, at most, and how long a query may take.
-const PAGE_ROWS_MAX: i64 = 1_000;
-const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// From one repair to the next, the pause between two pages of it, and the pause after a failure.
-const REPAIR_INTERVAL: Duration = Duration::from_secs(3600);
-const PAGE_PAUSE: Duration = Duration::from_millis(50);
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-
-/// An older version may run beside this process from so long before its start on.
-const UPGRADE_DURATION_MAX: TimeDelta = TimeDelta::hours(1);
 
 pub(crate) type PendingState = (PgPool, Arc<CachedAnswer<Snapshot>>);
 
@@ -177,11 +163,6 @@ async fn read(db: &PgPool) -> Result<Snapshot, Problem> {
     Ok(Snapshot { read_at, counts, oldest: oldest.into() })
 }
 
-/// Keeps the table and its metric for as long as it is polled.
-pub async fn maintain(db: &PgPool, has_deadline: bool) {
-    tokio::join!(repair(db, has_deadline), report_oldest(db));
-}
-
 /// What a pending order waits for, by the services whose answer is missing: the label of the metric.
 fn waits_for(order: &PendingOrder) -> &'static str {
     match (order.payment, order.stock) {
@@ -194,7 +175,7 @@ fn waits_for(order: &PendingOrder) -> &'static str {
 
 /// Measures the age of the oldest pending order by what it waits for, among the orders that an operator can list. Nothing
 /// else shows an order that waits for an event which is in no topic any more.
-async fn report_oldest(db: &PgPool) {
+pub async fn report_oldest(db: &PgPool) {
     describe_gauge!(
         "pending_order_oldest_seconds",
         "Age of the oldest pending order, by what it waits for."
@@ -210,78 +191,4 @@ async fn report_oldest(db: &PgPool) {
         }
         sleep(REPORT_INTERVAL).await;
     }
-}
-
-/// Repairs the table for as long as it is polled: once an hour it deletes the rows of orders that have ended, and gives
-/// a row to pending orders that have none. With a deadline it searches all orders each time, since an order without a
-/// row would miss its deadline. Without one the row is missing in the operators' list alone: it searches young orders,
-/// at the start and once more an hour later, when no older version runs any more.
-async fn repair(db: &PgPool, has_deadline: bool) {
-    let (mut searches, after) = match has_deadline {
-        true => (u64::MAX, Uuid::nil()),
-        false => (2, first_id_at(Utc::now() - UPGRADE_DURATION_MAX)),
-    };
-    loop {
-        let repaired = async {
-            remove_ended(db).await?;
-            if searches > 0 {
-                adopt_orders(db, after).await?;
-                searches -= 1;
-            }
-            Ok::<_, Problem>(())
-        };
-        let repaired = repaired.await;
-        if let Err(error) = &repaired {
-            warn!("the table of pending orders is repaired again: {error}");
-        }
-        sleep(repaired.map_or(RETRY_INTERVAL, |()| REPAIR_INTERVAL)).await;
-    }
-}
-
-/// The least id that could be drawn at a time.
-fn first_id_at(time: DateTime<Utc>) -> Uuid {
-    Uuid::from_u128(u128::from(time.timestamp_millis().unsigned_abs()) << 80)
-}
-
-/// Adds the missing rows of pending orders behind an id, which were placed by a version from before the table.
-pub(crate) async fn adopt_orders(db: &PgPool, after: Uuid) -> Result<(), Problem> {
-    let mut last = Some(after);
-    while let Some(order_id) = last {
-        let page = sqlx::query_scalar(
-            "with page as (select order_id, status, created_at from orders
-                           where order_id > $1 order by order_id limit $2),
-                  adopted as (insert into pending_orders (created_at, order_id)
-                              select created_at, order_id from page where status = 'pending'
-                              on conflict do nothing)
-             select order_id from page order by order_id desc limit 1",
-        );
-        let page = page.bind(order_id).bind(PAGE_ROWS_MAX).fetch_optional(db);
-        last = db::with_timeout(QUERY_TIMEOUT, page).await?;
-        sleep(PAGE_PAUSE).await;
-    }
-    Ok(())
-}
-
-/// Deletes the rows of orders that have ended. A version from before the table left them, or an order ended while it was
-/// adopted.
-pub(crate) async fn remove_ended(db: &PgPool) -> Result<(), Problem> {
-    let mut last = Some((DateTime::UNIX_EPOCH, Uuid::nil()));
-    while let Some((created_at, order_id)) = last {
-        let page = sqlx::query_as(
-            "with page as (
-                 select pending_orders.created_at, order_id, status <> 'pending' as has_ended
-                 from pending_orders join orders using (order_id)
-                 where (pending_orders.created_at, order_id) > ($1, $2)
-                 order by pending_orders.created_at, order_id limit $3),
-             removed as (
-                 delete from pending_orders using page
-                 where (pending_orders.created_at, pending_orders.order_id) = (page.created_at, page.order_id)
-                   and has_ended)
-             select created_at, order_id from page order by created_at desc, order_id desc limit 1",
-        );
-        let page = page.bind(created_at).bind(order_id).bind(PAGE_ROWS_MAX).fetch_optional(db);
-        last = db::with_timeout(QUERY_TIMEOUT, page).await?;
-        sleep(PAGE_PAUSE).await;
-    }
-    Ok(())
 }

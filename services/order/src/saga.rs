@@ -1,9 +1,9 @@
 //! The decider: what the answers of payment and stock cause, and what the commands of customers do. Each handler is a
 //! pure function from an event or a command and the rows in memory to what is published.
 //!
-//! Each answer does two things. First its leg climbs, whatever the order's status is, because answers to an order
-//! that has ended still arrive. Then the order's row decides, once: two acceptances confirm a pending order, and
-//! the first no cancels it.
+//! Each answer does two things. First its leg advances, in every status of the order, because answers still arrive
+//! after the order has ended. Then the order's row decides, once: two acceptances confirm a pending order, and the
+//! first no cancels it.
 
 use chassis::{HandlerContext, HandlerResult, Unprocessable, unprocessable};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
@@ -103,7 +103,7 @@ pub fn payment_verified(
     let order_id = event.order_id;
     let order = find_order(order_id, orders)?;
     if (event.amount_cents, &event.currency) != (order.total_cents, &order.currency) {
-        unprocessable!("payment verified another amount than order {order_id} is about");
+        unprocessable!("payment verified another amount than the total of order {order_id}");
     }
     match order.payment {
         PaymentLeg::Waiting => order.payment = PaymentLeg::Verified,
@@ -146,7 +146,7 @@ pub fn payment_refunded(
     let whole = (event.amount_cents, event.currency.as_ref())
         == (Some(order.total_cents), Some(&order.currency));
     if !nothing_taken && !whole {
-        unprocessable!("payment refunded another amount than order {order_id} is about");
+        unprocessable!("payment refunded another amount than the total of order {order_id}");
     }
     order.payment = match (order.payment, nothing_taken) {
         (PaymentLeg::Waiting | PaymentLeg::Void, true) => PaymentLeg::Void,

@@ -11,6 +11,7 @@ create table accounts (
 )
 -- Every order updates its account. With room on the page, such an update changes no index.
 with (fillfactor = 70);
+comment on column accounts.customer_id is 'personal';
 
 -- One row for each deposit.
 create table deposits (
@@ -20,6 +21,7 @@ create table deposits (
     created_at   timestamptz not null
 );
 comment on table deposits is 'append-only';
+comment on column deposits.customer_id is 'personal';
 
 -- What payment did for an order, and what it answered. Rows are kept. A void one is the tombstone of a cancellation
 -- that overtook its order.
@@ -39,3 +41,4 @@ create table payments (
     updated_at      timestamptz not null
 )
 with (fillfactor = 80);
+comment on column payments.customer_id is 'personal';

@@ -41,7 +41,7 @@ pub fn reserve_stock(
     let mut lines: Vec<Line> = order.lines.iter().map(Line::from).collect();
     lines.sort_by(|a, b| a.sku.cmp(&b.sku));
     if lines.is_empty() || lines.iter().any(|line| line.quantity <= 0) {
-        unprocessable!("order {} has no lines, or one that orders nothing", order.order_id);
+        unprocessable!("order {} has no lines, or a line with a quantity below 1", order.order_id);
     }
     if lines.windows(2).any(|pair| pair[0].sku == pair[1].sku) {
         unprocessable!("order {} names an item twice", order.order_id);

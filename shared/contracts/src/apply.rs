@@ -44,17 +44,17 @@ pub struct Settings {
     /// The stack that owns the Kafka cluster: a cluster of another stack is refused.
     #[arg(long, env, value_parser = cluster_owner::parse_stack_name)]
     stack_name: Option<String>,
-    /// A directory with a file for each user of Kafka, its password. If it is set, the command also brings the
-    /// users of Kafka, their rights and their quotas to what is declared. Unset: another program owns them, such as
+    /// A directory with one file for each Kafka user, which contains its password. If set, the command also makes the
+    /// users, their rights and their quotas match the declaration. Unset: another program manages them, such as
     /// Strimzi's user operator.
     #[arg(long, env, value_parser = clap::value_parser!(PathBuf))]
     kafka_users_directory: Option<PathBuf>,
-    /// The features of the system that run, of those that not every installation has, separated by commas. The users of
-    /// the other features have no password and no rights.
+    /// The optional features that this installation runs, comma-separated. The users of other features have neither a
+    /// password nor rights.
     #[arg(long, env, value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
     features: Vec<String>,
-    /// With 1, a registry without any of the schemas gets them although topics hold records, whose schema ids may then
-    /// mean other schemas.
+    /// With 1, the schemas are registered in a registry that has none of them, even if topics contain records. The
+    /// schema ids in these records may then refer to other schemas.
     #[arg(long, env, default_value = "0", action = ArgAction::Set, value_parser = parse_switch)]
     accept_empty_registry: bool,
 }
@@ -126,7 +126,9 @@ async fn existing_topics(
                     .map(|t| (t.name().into(), t.partitions().len() as i32))
                     .collect());
             }
-            Err(error) if Instant::now() > deadline => return Err(error).context("no Kafka"),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).context("Kafka is not reachable");
+            }
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }

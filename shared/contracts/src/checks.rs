@@ -355,7 +355,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "from line 4 on")]
     fn a_document_of_another_declaration_is_found() {
-        let lending = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.yaml");
+        let lending = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.json");
         static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]);
         assert_asyncapi_file(&SHOP, lending);
     }

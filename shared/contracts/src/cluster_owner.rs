@@ -69,8 +69,8 @@ pub async fn claim(config: &KafkaConfig, stack: &str) -> Result<()> {
         let owner = owner.escape_debug();
         return Err(BadConfiguration::new(format!(
             "STACK_NAME is `{stack}`, and this Kafka cluster belongs to the stack `{owner}`: a cluster \
-             holds one stack. Give `{stack}` a cluster of its own, or set STACK_NAME={owner} to take \
-             this one over."
+             holds one stack. Give `{stack}` its own cluster, or set STACK_NAME={owner} to take this \
+             one over."
         ))
         .into());
     }

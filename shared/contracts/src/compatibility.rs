@@ -66,7 +66,7 @@ impl Comparison<'_> {
                 if was != is {
                     self.add(format!(
                         "{}is {is} and was {was} in {older_name}: a type and its name never change; add a \
-                         field with a default beside it",
+                         new field with a default",
                         describe(place)
                     ));
                 }
@@ -219,6 +219,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines)]
     fn each_change_that_some_reader_could_not_read_is_refused_and_named() {
         let cases: [(Vec<String>, &[&str]); 14] = [
             (

@@ -71,7 +71,10 @@ impl KafkaAdmin {
         self.stream.read_exact(&mut received).await?;
         let mut received = Bytes::from(received);
         let header = ResponseHeader::decode(&mut received, R::Response::header_version(version))?;
-        ensure!(header.correlation_id == self.correlation_id, "it is the response to another one");
+        ensure!(
+            header.correlation_id == self.correlation_id,
+            "it is the response to another request"
+        );
         R::Response::decode(&mut received, version)
     }
 }

@@ -63,7 +63,7 @@ impl Contracts {
     }
 
     fn run_apply(&self) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Runtime::new().context("no threads")?;
+        let runtime = tokio::runtime::Runtime::new().context("the runtime could not start")?;
         runtime.block_on(apply::apply(self))
     }
 

@@ -137,7 +137,7 @@ pub async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> 
     let schema = SuppliedSchema::new(None, SchemaType::Avro, topic.schema.to_string());
     let registered = post_schema(&settings.build()?, subject.clone(), schema)
         .await
-        .with_context(|| format!("{subject} was refused"))?;
+        .with_context(|| format!("the registry rejected {subject}"))?;
     println!("{subject:<26} schema {}", registered.id);
     Ok(())
 }

@@ -31,7 +31,7 @@ pub fn violations(folder: &Path) -> Result<Vec<String>> {
     let mut violations = Vec::new();
     for (topic, versions) in &past {
         if !current.contains_key(topic) {
-            violations.push(format!("{topic} has recorded versions and no schema any more"));
+            violations.push(format!("{topic} has recorded versions but no schema any more"));
         }
         for (version, nth) in versions.iter().zip(1..) {
             let name = version.file.display();
@@ -78,7 +78,7 @@ pub fn record_versions(folder: &Path) -> Result<Vec<PathBuf>> {
     let violations = violations(folder)?;
     let wrong: Vec<String> =
         violations.into_iter().filter(|violation| !violation.contains(RECORD_HINT)).collect();
-    ensure!(wrong.is_empty(), "nothing is recorded, since\n  {}", wrong.join("\n  "));
+    ensure!(wrong.is_empty(), "nothing was recorded:\n  {}", wrong.join("\n  "));
     let past = recorded_versions(folder)?;
     let mut made = Vec::new();
     for (topic, text) in current_schemas(folder)? {

@@ -7,8 +7,8 @@ use chassis::event::Retention;
 /// The largest number of instances of a service that can share a topic.
 ///
 /// A small number, because librdkafka sends a request for each partition (its issue 1700), so each
-/// partition costs every batch a request. docs/performance.md has the measurements. Partitions can
-/// be added later.
+/// partition costs every batch a request. Decision 0021 has the measurements. Partitions can be added
+/// later.
 pub(crate) const PARTITIONS: i32 = 3;
 
 const FACT_RETENTION_DAYS: u32 = 14;

@@ -25,7 +25,7 @@ pub enum DeadLetterCommand {
     DeadLetters { service: Option<String> },
     /// Show one dead letter: its reason, position and content, and the impact of discarding it
     DeadLetter { service: String, id: i64 },
-    /// Handle the event of a dead letter now, or of `all` that wait
+    /// Replay a dead letter, or `all` that wait
     Replay { service: String, id: String },
     /// Discard a dead letter for good
     Discard {

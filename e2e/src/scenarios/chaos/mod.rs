@@ -39,7 +39,7 @@ const REGISTRY_LAG_SECONDS: u32 = 10;
 /// A chaos run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ChaosOptions {
-    /// Rounds begin for this time; each takes two to three minutes
+    /// For how long new rounds begin; each takes two to three minutes
     #[arg(long, default_value_t = 30)]
     pub minutes: u64,
     /// The seed of all faults and loads; random and printed by default

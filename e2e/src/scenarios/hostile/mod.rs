@@ -60,8 +60,8 @@ pub struct HostileOptions {
     /// Number of hostile clients of each kind, so few that regular clients must not notice
     #[arg(long, default_value_t = 500)]
     pub clients: usize,
-    /// Number of clients that take all connections. The rest waits in the listener's backlog, which
-    /// holds as many again; the system drops connections beyond that silently
+    /// Number of clients that occupy all connections. The rest wait in the listener's backlog, which is as large; the
+    /// system silently drops any further connections
     #[arg(long, default_value_t = 1_900)]
     pub silent_clients: usize,
 }

@@ -1,4 +1,4 @@
-//! A standby that is gone, while a database waits for it at each commit.
+//! A standby is down, while a database waits for it at each commit.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! The stream processor is killed again and again, and everything is published again; it meets what it cannot read.
+//! The stream processor is killed repeatedly, everything is republished, and it receives unreadable records.
 
 use chassis::event::avro::frame;
 use e2e::admin::republish::{self, RepublishOptions};

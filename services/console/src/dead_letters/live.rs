@@ -96,7 +96,7 @@ impl Loaded {
             @if waiting != self.waiting && !is_changing {
                 div.notice.waits {
                     span { strong { (waiting) } @if !self.service.is_empty() { " of " (self.service) }
-                        " wait now. The rows below are as they were loaded." }
+                        " wait now. The rows below show the state when the page was loaded." }
                     a href="" { "Show what waits now" }
                 }
             }

@@ -1,5 +1,5 @@
-//! The replay of many dead letters, one after the other and at a bounded rate: a service that has just recovered is
-//! not pushed over by its own past.
+//! The replay of many dead letters, one after the other and at a bounded rate: the backlog does not overload a service
+//! that has just recovered.
 
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ fn describe(outcome: &Value) -> String {
         }
         "discarded" => "Discarded: the event is given up.".to_string(),
         "discarded_before" => "The event was discarded with another dead letter.".to_string(),
-        "done_before" => "This was done before, and nothing more happened.".to_string(),
+        "done_before" => "This was already done; nothing changed.".to_string(),
         other => format!("Settled: {other}."),
     }
 }
@@ -80,7 +80,11 @@ pub async fn remedy(
         }
         let place = (text(remedy, "service"), Port::Api);
         app.services.post::<Value>(&operator, place, text(remedy, "path"), None::<&()>).await?;
-        Ok(format!("The remedy is taken at {}: it {}.", place.0, text(remedy, "description")))
+        Ok(format!(
+            "The remedy was requested from {}: it {}.",
+            place.0,
+            text(remedy, "description")
+        ))
     };
     answer(&service, id, taken.await)
 }

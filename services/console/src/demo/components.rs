@@ -113,7 +113,10 @@ pub struct ComponentForm {
 
 pub async fn act(State(app): State<App>, Form(form): Form<ComponentForm>) -> Response {
     let Some(launcher) = &app.launcher else {
-        return pages::redirect("/demo", Notice::failed("The launcher gives no control here."));
+        return pages::redirect(
+            "/demo",
+            Notice::failed("The launcher does not offer control here."),
+        );
     };
     let done = match &*form.action {
         "start" => "runs again",

@@ -1,5 +1,5 @@
-//! The demo: place orders, kill a component, and watch what happens. It is there only where the launcher says so, since
-//! nothing of it belongs into production.
+//! The demo: place orders, kill a component, and watch what happens. It exists only with `DEMO=1`, because it does not
+//! belong in production.
 
 mod components;
 mod recent;

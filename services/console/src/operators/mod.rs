@@ -1,15 +1,9 @@
-//! Who looks at the pages. On a secured stack an operator signs in at an issuer, or pastes an access token. Cookies
-//! keep the token and each request to a service carries it, so that the audit of the services names the person. The
-//! services check the token; the control room only asks one of them whether it is good.
+//! The operators who use the pages. On a secured stack an operator signs in at oauth2-proxy, which stands in front and
+//! passes on the access token, or pastes one. Each request to a service carries the token, so that the audit of the
+//! services names the person. The services check the token, whichever way it came; the control room only asks one of
+//! them whether it is good.
 
 mod claims; // what a token states
-mod code_flow; // the sign-in at an issuer
-mod discovery; // where an issuer answers
-mod encoding; // base64 for URLs, and random values
-mod issuer; // a client of the issuer
-#[cfg(test)]
-mod issuer_tests;
-mod pending; // sign-ins that are under way
 mod sign_in; // the page, a pasted token, and the sign-out
 mod token_cookies; // where the token is kept
 
@@ -33,8 +27,6 @@ use tokio::time::sleep;
 
 use crate::app::App;
 use crate::operators::claims::Claims;
-pub use crate::operators::issuer::Issuer;
-pub use crate::operators::pending::PendingSignIns;
 use crate::pages::{self, Notice, PageError};
 use crate::services::{Port, ServiceError};
 
@@ -43,6 +35,9 @@ const VERIFIED_FOR: Duration = Duration::from_secs(60);
 
 /// Tokens that are remembered, at most.
 const VERIFIED_MAX: usize = 1_000;
+
+/// The header of oauth2-proxy with the access token of its session.
+const PROXY_TOKEN: &str = "x-forwarded-access-token";
 
 /// The operator of a request.
 #[derive(Clone, Debug, Default)]
@@ -54,9 +49,10 @@ impl Operator {
         self.0.as_deref()
     }
 
-    /// The operator whose token the cookies of a request hold.
+    /// The operator whose token the proxy passes on, or the cookies of a pasted token hold.
     pub fn from_headers(headers: &HeaderMap) -> Operator {
-        Operator(token_cookies::read(headers))
+        let passed_on = headers.get(PROXY_TOKEN).and_then(|token| token.to_str().ok());
+        Operator(passed_on.map(str::to_string).or_else(|| token_cookies::read(headers)))
     }
 
     /// How long the token is valid, if it says so.
@@ -130,11 +126,23 @@ pub async fn require(
         // The stream of a page cannot show another page.
         _ if asks_for_stream(&request) => return StatusCode::UNAUTHORIZED.into_response(),
         Verdict::Missing => return Redirect::to("/sign-in").into_response(),
+        // That page says why.
+        Verdict::Refused(_)
+            if request.method().is_safe() && comes_from_proxy(request.headers()) =>
+        {
+            return Redirect::to("/sign-in").into_response();
+        }
         Verdict::Refused(refusal) => refusal,
     };
-    let loss = if *request.method() == Method::POST { " What you sent was not done." } else { "" };
+    let loss =
+        if *request.method() == Method::POST { " Your request was not carried out." } else { "" };
     let notice = Notice::failed(format!("You are signed out. {refusal}{loss}"));
     (token_cookies::remove(), pages::redirect("/sign-in", notice)).into_response()
+}
+
+/// Whether oauth2-proxy has added the token.
+fn comes_from_proxy(headers: &HeaderMap) -> bool {
+    headers.contains_key(PROXY_TOKEN)
 }
 
 fn asks_for_stream(request: &Request) -> bool {
@@ -195,7 +203,5 @@ async fn verify(app: &App, operator: &Operator) -> Result<Verdict, ServiceError>
 pub fn router() -> Router<App> {
     Router::new()
         .route("/sign-in", get(sign_in::show).post(sign_in::accept_pasted))
-        .route(code_flow::START_PATH, get(code_flow::start))
-        .route(code_flow::CALLBACK_PATH, get(code_flow::finish))
         .route("/sign-out", post(sign_in::sign_out))
 }

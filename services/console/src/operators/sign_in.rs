@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::app::App;
 use crate::operators::token_cookies::{self, TokenCookies};
-use crate::operators::{Operator, Verdict, code_flow, verify};
+use crate::operators::{Operator, Verdict, comes_from_proxy, verify};
 use crate::pages::{self, PageError, Section};
 
 #[derive(Deserialize)]
@@ -28,22 +28,32 @@ impl Refusal {
     pub fn new(status: StatusCode, text: impl ToString) -> Refusal {
         Refusal { status, text: text.to_string() }
     }
+
+    fn of_token(reason: &str) -> Refusal {
+        Refusal::new(StatusCode::FORBIDDEN, format!("The services refuse this token: {reason}"))
+    }
 }
 
-pub async fn show(State(app): State<App>, headers: HeaderMap) -> Response {
-    page(&app, &headers, None)
+/// The page says why the token of the proxy is refused. The notice of a redirect would not do: a browser that comes from
+/// the issuer's site does not send its cookie.
+pub async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) -> Response {
+    let refusal = match verify(&app, &operator).await {
+        Ok(Verdict::Refused(reason)) => Some(Refusal::of_token(&reason)),
+        _ => None,
+    };
+    page(&app, &headers, refusal)
 }
 
 /// The page, and what was refused before.
 pub fn page(app: &App, headers: &HeaderMap, refusal: Option<Refusal>) -> Response {
-    let issuer = app.issuer.as_ref().map(|issuer| issuer.host());
+    let proxy = app.settings.oauth2_proxy_prefix.as_ref();
     let body = html! {
         h1 { "Sign in" }
         @if let Some(refusal) = &refusal { p.notice.is-bad role="alert" { (refusal.text) } }
-        @if let Some(host) = issuer {
+        @if let Some(prefix) = proxy {
             div.panel.sign-in {
                 p { "The control room asks the services with your token, so their audit names you." }
-                p { a.button.primary href=(code_flow::START_PATH) { "Sign in at " (host) } }
+                p { a.button.primary href={ (prefix) "/sign_out" } { "Sign in with another account" } }
             }
             details.sign-in { summary { "Paste an access token" } (paste_form(false)) }
         } @else { (paste_form(true)) }
@@ -82,7 +92,7 @@ pub async fn accept_pasted(
 pub async fn accept(app: &App, token: &str) -> Result<Result<TokenCookies, Refusal>, PageError> {
     let cookies = token_cookies::store(token, app.is_encrypted).filter(|_| !token.is_empty());
     let Some(cookies) = cookies else {
-        let text = "This is no access token that the services would accept.";
+        let text = "The services would not accept this access token.";
         return Ok(Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text)));
     };
     Ok(match verify(app, &Operator(Some(token.to_string()))).await? {
@@ -90,16 +100,17 @@ pub async fn accept(app: &App, token: &str) -> Result<Result<TokenCookies, Refus
         Verdict::Missing => {
             Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "There is no token."))
         }
-        Verdict::Refused(reason) => {
-            let text = format!("The services refuse this token: {reason}");
-            Err(Refusal::new(StatusCode::FORBIDDEN, text))
-        }
+        Verdict::Refused(reason) => Err(Refusal::of_token(&reason)),
     })
 }
 
-pub async fn sign_out(State(app): State<App>, operator: Operator) -> Response {
+/// Ends the session of the proxy too, if the token came from it.
+pub async fn sign_out(State(app): State<App>, operator: Operator, headers: HeaderMap) -> Response {
     if let Some(token) = operator.token() {
         app.verified.forget(token);
     }
-    (token_cookies::remove(), Redirect::to("/sign-in")).into_response()
+    let prefix = app.settings.oauth2_proxy_prefix.as_ref();
+    let prefix = prefix.filter(|_| comes_from_proxy(&headers));
+    let page = prefix.map_or("/sign-in".to_string(), |prefix| format!("{prefix}/sign_out"));
+    (token_cookies::remove(), Redirect::to(&page)).into_response()
 }

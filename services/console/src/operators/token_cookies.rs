@@ -9,6 +9,10 @@ use crate::pages;
 /// The cookies in their sequence.
 const NAMES: [&str; 3] = ["operator_token", "operator_token_1", "operator_token_2"];
 
+/// Their names where the pages have HTTPS: no other host and no page without HTTPS can set such a cookie.
+const HOST_NAMES: [&str; 3] =
+    ["__Host-operator_token", "__Host-operator_token_1", "__Host-operator_token_2"];
+
 /// What one cookie holds. With its name and attributes it is shorter than what a browser stores.
 const PART_BYTES_MAX: usize = 3_000;
 
@@ -16,12 +20,14 @@ const PART_BYTES_MAX: usize = 3_000;
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// The headers of an answer that change these cookies.
-pub type TokenCookies = AppendHeaders<[(HeaderName, String); NAMES.len()]>;
+pub type TokenCookies = AppendHeaders<Vec<(HeaderName, String)>>;
 
 /// The token of a request.
 pub fn read(headers: &HeaderMap) -> Option<String> {
-    let parts = NAMES.iter().map_while(|name| pages::cookie(headers, name));
-    Some(parts.collect()).filter(|token: &String| !token.is_empty())
+    [HOST_NAMES, NAMES].iter().find_map(|names| {
+        let parts = names.iter().map_while(|name| pages::cookie(headers, name));
+        Some(parts.collect()).filter(|token: &String| !token.is_empty())
+    })
 }
 
 /// The headers that store a token and remove what is left of a longer one; `None` if it cannot be stored.
@@ -29,9 +35,9 @@ pub fn store(token: &str, is_encrypted: bool) -> Option<TokenCookies> {
     if token.len() > TOKEN_BYTES_MAX || !is_plain(token) {
         return None;
     }
-    let secure = if is_encrypted { "; Secure" } else { "" };
+    let (names, secure) = if is_encrypted { (HOST_NAMES, "; Secure") } else { (NAMES, "") };
     let mut parts = token.as_bytes().chunks(PART_BYTES_MAX);
-    let cookies = NAMES.map(|name| match parts.next() {
+    let cookies = names.map(|name| match parts.next() {
         Some(part) => {
             let part = String::from_utf8_lossy(part);
             format!("{name}={part}; HttpOnly; SameSite=Strict; Path=/{secure}")
@@ -43,7 +49,7 @@ pub fn store(token: &str, is_encrypted: bool) -> Option<TokenCookies> {
 
 /// The headers that remove a token.
 pub fn remove() -> TokenCookies {
-    to_headers(NAMES.map(removal))
+    to_headers(HOST_NAMES.into_iter().chain(NAMES).map(removal))
 }
 
 /// A token is letters, digits and some other characters: nothing that would end the cookie.
@@ -51,12 +57,14 @@ fn is_plain(token: &str) -> bool {
     token.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._~+/=".contains(&c))
 }
 
+/// A browser changes a cookie with the prefix `__Host-` only by a header with `Secure`.
 fn removal(name: &str) -> String {
-    format!("{name}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0")
+    let secure = if name.starts_with("__Host-") { "; Secure" } else { "" };
+    format!("{name}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0{secure}")
 }
 
-fn to_headers(cookies: [String; NAMES.len()]) -> TokenCookies {
-    AppendHeaders(cookies.map(|cookie| (header::SET_COOKIE, cookie)))
+fn to_headers(cookies: impl IntoIterator<Item = String>) -> TokenCookies {
+    AppendHeaders(cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie)).collect())
 }
 
 #[cfg(test)]
@@ -100,7 +108,8 @@ mod tests {
     #[test]
     fn scripts_and_other_sites_get_no_cookie_and_an_encrypted_page_sends_it_by_https_alone() {
         let first = |is_encrypted| store("a.b.c", is_encrypted).unwrap().0[0].1.clone();
-        assert_eq!(first(true), "operator_token=a.b.c; HttpOnly; SameSite=Strict; Path=/; Secure");
+        let encrypted = "__Host-operator_token=a.b.c; HttpOnly; SameSite=Strict; Path=/; Secure";
+        assert_eq!(first(true), encrypted);
         assert_eq!(first(false), "operator_token=a.b.c; HttpOnly; SameSite=Strict; Path=/");
     }
 

@@ -115,7 +115,7 @@ fn open_work(app: &App, order: Option<&Value>, timeline: &Timeline) -> Markup {
         @if !open.is_empty() {
             section.notice.waits aria-label="What is waited for" { ul { @for line in &open { li { (line) } } } }
         } @else if order.is_some() && timeline.silent.is_empty() {
-            p.quiet { "Nothing of this order is waited for." }
+            p.quiet { "This order waits for nothing." }
         }
         @for (service, why) in &timeline.silent {
             p.quiet { "The part of " (service) " is missing in the timeline. " (why) }

@@ -75,7 +75,7 @@ fn missing(
     html! {
         div.notice.waits {
             strong { (format::count(orders as f64)) " of these wait for " (service) }
-            @if causes.is_empty() && dead_letters.is_none() { span { "Its instances are ready and nothing waits there: see one of the orders." } }
+            @if causes.is_empty() && dead_letters.is_none() { span { "Its instances are ready and have nothing to handle: open one of the orders." } }
             @else { ul {
                 @for cause in causes { li { (cause) } }
                 @if let Some(letters) = dead_letters { li { (letters) ", perhaps of these orders" } }

@@ -1,5 +1,6 @@
 //! The timeline of an order: its events, the service that published each, and what became of it at each subscriber.
-//! The admin ports of the services are asked; none is needed for the part that the others know.
+//! The control room requests it from the admin ports of the services. If one does not answer, the events of the others
+//! are still shown.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,5 +1,5 @@
-//! The sums of the stream processor: they are asked for every few seconds, while a page is open. Where it does not run,
-//! there are none.
+//! The sums of the stream processor: the control room requests them every few seconds while a page is open. Without a
+//! stream processor there are no sums.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -52,7 +52,7 @@ fn republish_panel(app: &App) -> Markup {
     html! {
         section.panel aria-label="Republish" {
             h2 { "Republish" }
-            p.quiet { "Services publish again what their rows say that they published, with the same ids: the remedy for a broker that lost its disk. It is safe at any time." }
+            p.quiet { "Services republish the events that their rows record, with the same ids. This repairs a broker that lost its disk, and is safe at any time." }
             form.stacked method="post" action="/repair/republish" data-question="Publish these events again?" {
                 label for="service" { "Service" }
                 select #service name="service" {
@@ -73,7 +73,7 @@ fn rebuild_panel() -> Markup {
     html! {
         section.panel aria-label="Rebuild" {
             h2 { "Rebuild the items" }
-            p.quiet { "Makes the order service's copy of the items equal to their topic. Orders continue meanwhile, at the prices of before." }
+            p.quiet { "Makes the order service's copy of the items equal to their topic. Orders continue meanwhile, at the old prices." }
             form method="post" action="/repair/rebuild" data-question="Rebuild the copy of the items?" {
                 button type="submit" { "Rebuild" }
             }

@@ -117,48 +117,6 @@ async fn all_callers_share_one_query_a_second() {
     assert!(later.1 == 1 && later.0 != first.0, "{later:?}");
 }
 
-/// Hundreds of orders that an older version placed, without a row in the table, and some that it ended.
-#[tokio::test]
-async fn orders_without_a_row_are_adopted_and_rows_of_ended_orders_are_deleted() {
-    let (fixture, client) = fixture_with_items().await;
-    let (ended, pending) = (post_order(&client).await, post_order(&client).await);
-    let more = "insert into orders (order_id, customer_id, status, payment, stock, total_cents, currency, lines,
-                     created_at, ended_at, created_event_id, ended_event_id, reason, last_position)
-                 select overlay(order_id::text placing lpad(nth::text, 8, '0') from 25 for 8)::uuid, customer_id,
-                     status, payment, stock, total_cents, currency, lines, created_at, ended_at,
-                     created_event_id, ended_event_id, reason, last_position
-                 from orders, generate_series(1, 1100) as nth where order_id = $1";
-    sqlx::query(more).bind(pending).execute(&fixture.db).await.unwrap();
-    client.post(&format!("/orders/{ended}/cancel"), None, json!({})).await;
-    let row =
-        "insert into pending_orders select created_at, order_id from orders where order_id = $1";
-    sqlx::query(row).bind(ended).execute(&fixture.db).await.unwrap();
-    sqlx::query("delete from pending_orders where order_id = $1")
-        .bind(pending)
-        .execute(&fixture.db)
-        .await
-        .unwrap();
-    assert_eq!(
-        listed_ids(&admin(&fixture).get("/pending-orders").await.body),
-        [""; 0],
-        "it has ended"
-    );
-    for _ in 0..2 {
-        pending_orders::adopt_orders(&fixture.db, Uuid::nil()).await.unwrap();
-        assert_eq!(fixture.count_rows("pending_orders").await, 1_102);
-    }
-    pending_orders::remove_ended(&fixture.db).await.unwrap();
-    assert_eq!(fixture.count_rows("pending_orders").await, 1_101);
-    let left =
-        "select count(*) from pending_orders join orders using (order_id) where status = 'pending'";
-    let left: i64 = sqlx::query_scalar(left).fetch_one(&fixture.db).await.unwrap();
-    assert_eq!(left, 1_101);
-    // A search of young orders alone begins behind older ones.
-    sqlx::query("delete from pending_orders").execute(&fixture.db).await.unwrap();
-    pending_orders::adopt_orders(&fixture.db, Uuid::max()).await.unwrap();
-    assert_eq!(fixture.count_rows("pending_orders").await, 0);
-}
-
 #[test]
 fn the_committed_openapi_document_of_the_operators_matches_the_code() {
     let mut added = pending_orders::routes().into_openapi();

@@ -1,4 +1,4 @@
-//! The discard of a dead letter: its event is given up for ever, and what that costs is written off.
+//! The discard of a dead letter: its event is given up permanently, and the loss is written off.
 //!
 //! Promises: a fact that was decoded and discarded never has an effect, even if it is delivered again; a
 //! write-off is shown by the books. Settling a dead letter without the inbox or without a lock on its row

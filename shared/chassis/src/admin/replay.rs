@@ -1,4 +1,4 @@
-//! The replay of a dead letter, once the reason for it is gone.
+//! The replay of a dead letter, after its cause was removed.
 //!
 //! Promise: the event has its effect in the transaction that settles its dead letter, and once, however often and by
 //! however many operators it is replayed. Settling a dead letter without the inbox or a lock on its row breaks it.

@@ -162,21 +162,21 @@ impl BatchExecutor {
             Reaction::Isolate(nth, reason) => {
                 let pending = part.remove(nth);
                 let _current = pending.context.clone().attach();
-                error!("a command can't be decided: {}", reason.detail);
+                error!("a command failed: {}", reason.detail);
                 pending.reject(Problem::internal());
                 Step::Next(vec![part])
             }
             Reaction::Singles => {
-                warn!("{} commands are tried one by one: a row is locked", part.len());
+                warn!("{} commands are retried one by one: a row is locked", part.len());
                 Step::Next(part.into_iter().map(|pending| vec![pending]).collect())
             }
             Reaction::Bisect => Step::Next(Vec::from(bisect(part))),
             Reaction::Race(error) => {
-                debug!("commands are tried again: {error}");
+                debug!("commands are retried: {error}");
                 Step::Retry(part)
             }
             Reaction::Wait(reason) => {
-                warn!("{} commands are tried again: {reason}", part.len());
+                warn!("{} commands are retried: {reason}", part.len());
                 Step::Retry(part)
             }
             Reaction::Single(class, error) => react_to_single(part.remove(0), class, &error, defer),
@@ -256,18 +256,20 @@ fn react_to_single<R: UnitOfWork>(
     let _current = pending.context.clone().attach();
     match class {
         DbErrorClass::Permanent => {
-            error!("the database refuses a command: {error}");
+            error!("the database rejected a command: {error}");
             pending.reject(Problem::internal());
         }
         // A retry here would delay every command behind it.
         DbErrorClass::DatabaseRule | DbErrorClass::SchemaMismatch => {
-            error!("the database does not take a command: {error}");
-            let refused = "the database does not take it; nothing was stored";
+            error!(
+                "the database rejected a command because of a rule, its schema or a missing right: {error}"
+            );
+            let refused = "the database rejected the command; nothing was stored";
             pending.reject(Problem::unavailable(refused));
         }
         DbErrorClass::LockTimeout => defer(pending),
         DbErrorClass::StatementTimeout | DbErrorClass::Transient | DbErrorClass::UniqueRace => {
-            warn!("a command is tried again: {error}");
+            warn!("a command is retried: {error}");
             return Step::Retry(vec![pending]);
         }
     }

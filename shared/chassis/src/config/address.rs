@@ -1,5 +1,5 @@
 //! Parsers for the addresses in settings. Each returns the address in its normal form, or the reason why it can
-//! never work. A name that does not resolve is no such reason, because it may resolve later.
+//! never work. A name that does not resolve is accepted, because it may resolve later.
 
 use std::fs::File;
 use std::net::Ipv6Addr;
@@ -49,7 +49,7 @@ fn parse_broker(text: &str) -> Result<String, String> {
 pub(super) fn parse_base_url(text: &str) -> Result<String, String> {
     const FORM: &str = "it is not a URL like http://host:8081/path";
     if text.contains(',') {
-        return Err("it is a list; give one address, that of a load balancer if there are several"
+        return Err("it is a list: give one address, for several servers that of a load balancer"
             .to_owned());
     }
     if text.bytes().any(|c| c.is_ascii_whitespace() || c.is_ascii_control() || c == b'\\') {
@@ -65,10 +65,10 @@ pub(super) fn parse_base_url(text: &str) -> Result<String, String> {
         return Err(FORM.to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it holds credentials, which have settings of their own".to_owned());
+        return Err("it contains credentials, which have their own variables".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("it holds a query or a fragment, behind which no path can stand".to_owned());
+        return Err("it contains a query or a fragment, and paths are appended to it".to_owned());
     }
     let base = url.as_str().trim_end_matches('/');
     match url.path().trim_end_matches('/').contains("//") {
@@ -125,7 +125,7 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
             .to_owned());
     }
     if given(&["sslcert", "ssl-cert"]).is_some() != given(&["sslkey", "ssl-key"]).is_some() {
-        return Err("it has one of sslcert and sslkey, and not the other".to_owned());
+        return Err("it has only one of sslcert and sslkey: set both or neither".to_owned());
     }
     let in_url = url.host_str().filter(|host| !host.is_empty());
     let host = given(&["host", "hostaddr"]).or(in_url).ok_or("it names no host")?;
@@ -198,7 +198,7 @@ pub(super) fn check_database_key(variable: &str, url: &Secret) -> Result<(), Bad
     match key.starts_with("-----BEGIN PRIVATE KEY-----") {
         true => Ok(()),
         false => Err(BadConfiguration::new(format!(
-            "{key_name} does not begin with a key in the form of PKCS#8: `openssl pkey` writes it so."
+            "{key_name} does not begin with a key in PKCS#8 format: convert it with `openssl pkey`."
         ))),
     }
 }

@@ -45,7 +45,7 @@ impl FrontendConfig {
         self.security.check_http(&self.http_tls)?;
         match collide(self.http_addr, self.probe_addr) {
             true => Err(BadConfiguration::new(format!(
-                "PROBE_ADDR is {}, which HTTP_ADDR ({}) takes: each needs a port of its own.",
+                "PROBE_ADDR is {}, which HTTP_ADDR ({}) already uses: each needs its own port.",
                 self.probe_addr, self.http_addr
             ))),
             false => Ok(()),

@@ -36,7 +36,7 @@ impl HttpTlsConfig {
         }
         if certificate.is_some() && self.http_tls_ends_at_gateway {
             return Err(BadConfiguration::new(
-                "HTTP_TLS_ENDS_AT_GATEWAY is 1, but HTTP_TLS_CERTIFICATE_LOCATION is set: TLS ends at one of them.",
+                "HTTP_TLS_ENDS_AT_GATEWAY is 1, but HTTP_TLS_CERTIFICATE_LOCATION is set: unset one of them.",
             ));
         }
         Ok(())

@@ -44,8 +44,8 @@ pub struct Config {
     /// DATABASE_URL.
     #[arg(long, env, hide_env_values = true, value_parser = parse_database_url)]
     pub migration_database_url: Option<Secret>,
-    /// How many connections the pool of a replica has to its database, at most. Its loops have five more of
-    /// their own, and its probes one.
+    /// The maximum number of connections in the database pool of a replica. Its loops use five more, and its probes
+    /// one.
     #[arg(long, env, default_value = "16", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
 
@@ -56,7 +56,7 @@ pub struct Config {
     #[arg(long, env)]
     pub connector_role: Option<String>,
 
-    /// Where the API listens. A wildcard, and loopback, of either family serves clients of both.
+    /// The address of the API. A wildcard or loopback address of one IP family also serves the other family.
     #[arg(long, env, default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
     /// How long the API keeps an idle connection. Set it above the idle time of the gateway in front: the
@@ -92,7 +92,7 @@ pub struct Config {
     #[command(flatten)]
     pub schema_registry: SchemaRegistryConfig,
 
-    /// Where traces go by OTLP (http/protobuf), without `/v1/traces`. Unset: nowhere.
+    /// The address of the trace collector (OTLP, http/protobuf), without `/v1/traces`. Unset: no traces are exported.
     #[arg(long, env, value_parser = address::parse_base_url)]
     pub otel_exporter_otlp_endpoint: Option<String>,
     /// The name of this instance in traces, such as that of its pod. Default: a UUID that each process draws.
@@ -101,8 +101,8 @@ pub struct Config {
     /// The format of log lines; RUST_LOG selects which lines are logged.
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// How long work under way may take after a stop: half of it at most for the API, the rest for the loops.
-    /// The process ends up to 5 s later.
+    /// How long running work may take after a stop: at most half of it for the API, the rest for the loops. The process
+    /// ends up to 5 s later.
     #[arg(long, env = "SHUTDOWN_TIMEOUT_SECONDS", default_value = "20", value_parser = parse_seconds)]
     pub shutdown_timeout: Duration,
 }
@@ -138,8 +138,8 @@ impl Config {
         for name in ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"] {
             if is_set(name) {
                 return Err(BadConfiguration::new(format!(
-                    "{name} is set and would change what DATABASE_URL means: unset it, and write what \
-                     is meant into the URL."
+                    "{name} is set and would change the meaning of DATABASE_URL: unset it, and put the \
+                     value into the URL."
                 )));
             }
         }
@@ -152,8 +152,8 @@ impl Config {
             for (second, wanted) in &ports[nth + 1..] {
                 if collide(*taken, *wanted) {
                     return Err(BadConfiguration::new(format!(
-                        "{second} is {wanted}, which {first} ({taken}) takes: each needs a port of \
-                         its own."
+                        "{second} is {wanted}, which {first} ({taken}) already uses: each needs its \
+                         own port."
                     )));
                 }
             }

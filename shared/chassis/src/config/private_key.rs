@@ -1,5 +1,5 @@
-//! The private keys beside certificates, checked before a client of OpenSSL reads them: OpenSSL would ask a terminal
-//! for the pass phrase of an encrypted key, and wait for the answer.
+//! The private keys of certificates. They are checked before OpenSSL reads them, because OpenSSL asks for the pass
+//! phrase of an encrypted key on the terminal and waits for it.
 
 use std::borrow::Cow;
 
@@ -54,18 +54,18 @@ impl<'a> PemSetting<'a> {
         let is_marked = |mark: &&[u8]| self.text.windows(mark.len()).any(|part| part == *mark);
         if ENCRYPTION_MARKS.iter().any(is_marked) {
             return Err(refused(
-                "holds an encrypted key, and a service cannot ask for its pass phrase: `openssl pkey` writes the key \
-                 without one",
+                "holds an encrypted key, and the service cannot ask for its pass phrase: decrypt the key with \
+                 `openssl pkey`",
             ));
         }
         // Without a pass phrase of its own, this call would ask a terminal.
         let key = PKey::private_key_from_pem_passphrase(&self.text, b"")
-            .map_err(|_| refused("holds no private key in the form of PEM"))?;
+            .map_err(|_| refused("holds no private key in PEM format"))?;
         let other = certificate.name;
         let certified = X509::from_pem(&certificate.text)
             .and_then(|certificate| certificate.public_key())
             .map_err(|_| {
-                BadConfiguration::new(format!("{other} holds no certificate in the form of PEM."))
+                BadConfiguration::new(format!("{other} holds no certificate in PEM format."))
             })?;
         match certified.public_eq(&key) {
             true => Ok(key),

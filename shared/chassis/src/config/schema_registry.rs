@@ -25,8 +25,8 @@ pub struct SchemaRegistryConfig {
     /// The bearer token of the registry, in place of a user and a password.
     #[arg(long, env, hide_env_values = true)]
     pub schema_registry_token: Option<Secret>,
-    /// How far the registry may be behind. A record whose schema id the registry does not know waits for so
-    /// long after it was written, and becomes a dead letter then. Other records go on meanwhile.
+    /// How far the registry may be behind. A record whose schema id the registry does not know waits for this time
+    /// after it was written, then it becomes a dead letter. Other records are handled meanwhile.
     #[arg(long, env = "SCHEMA_REGISTRY_LAG_SECONDS", default_value = "120", value_parser = parse_seconds)]
     pub schema_registry_lag: Duration,
 }
@@ -71,13 +71,13 @@ impl SchemaRegistryConfig {
         let has_user = self.schema_registry_username.is_some();
         if self.schema_registry_token.is_some() && has_user {
             return Err(BadConfiguration::new(
-                "SCHEMA_REGISTRY_TOKEN and SCHEMA_REGISTRY_USERNAME are both set: the registry takes \
-                 one of them.",
+                "SCHEMA_REGISTRY_TOKEN and SCHEMA_REGISTRY_USERNAME are both set: unset one of \
+                 them.",
             ));
         }
         if self.schema_registry_password.is_some() && !has_user {
             return Err(BadConfiguration::new(
-                "SCHEMA_REGISTRY_USERNAME must be set, since SCHEMA_REGISTRY_PASSWORD is.",
+                "SCHEMA_REGISTRY_USERNAME must be set, because SCHEMA_REGISTRY_PASSWORD is set.",
             ));
         }
         Ok(())

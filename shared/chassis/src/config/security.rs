@@ -29,7 +29,7 @@ impl SecurityConfig {
     ) -> Result<(), BadConfiguration> {
         let protocol = kafka.kafka_security_protocol.as_deref().unwrap_or("plaintext");
         self.require(protocol.ends_with("ssl"), || {
-            format!("KAFKA_SECURITY_PROTOCOL is {protocol}, and not ssl or sasl_ssl")
+            format!("KAFKA_SECURITY_PROTOCOL is {protocol} instead of ssl or sasl_ssl")
         })?;
         self.check_url("SCHEMA_REGISTRY_URL", &registry.schema_registry_url)
     }
@@ -47,7 +47,7 @@ impl SecurityConfig {
     pub(super) fn check_http(&self, tls: &HttpTlsConfig) -> Result<(), BadConfiguration> {
         let is_encrypted = tls.certificate().is_some() || tls.http_tls_ends_at_gateway;
         self.require(is_encrypted, || {
-            "HTTP_TLS_CERTIFICATE_LOCATION is not set, nor is HTTP_TLS_ENDS_AT_GATEWAY".to_owned()
+            "neither HTTP_TLS_CERTIFICATE_LOCATION nor HTTP_TLS_ENDS_AT_GATEWAY is set".to_owned()
         })
     }
 

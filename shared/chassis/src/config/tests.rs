@@ -59,6 +59,7 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 /// Each of these values ends the process at its start, before a loop waits for a connection that cannot
 /// succeed.
 #[test]
+#[allow(clippy::too_many_lines)]
 fn a_value_that_can_never_work_is_refused_by_the_name_of_its_variable() {
     const DATABASE: &str = "postgres://till@127.0.0.1/till";
     let with = |parameter: &str| format!("{DATABASE}?{parameter}");

@@ -6,8 +6,8 @@ use crate::config::env::BadConfiguration;
 /// How the tokens of callers are checked.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TokenConfig {
-    /// The issuer (`iss`) of the tokens that name callers, exactly as it stands in them. Unset: the service knows no
-    /// callers, and every client that reaches a port may do everything there.
+    /// The issuer (`iss`) of the tokens that name callers, exactly as the tokens contain it. Unset: the service does
+    /// not authenticate callers, and every client that reaches a port may use everything there.
     #[arg(long, env)]
     pub token_issuer: Option<String>,
     /// The audience (`aud`) that a token must name.
@@ -49,7 +49,7 @@ impl TokenConfig {
         }
         let base = address::parse_base_url(issuer).map_err(|why| {
             BadConfiguration::new(format!(
-                "TOKEN_ISSUER is `{issuer}`, at which no keys can be found: {why}. TOKEN_KEYS may name them."
+                "TOKEN_ISSUER is `{issuer}`, which is not an address for OpenID discovery: {why}. Set TOKEN_KEYS."
             ))
         })?;
         Ok(Some((issuer, KeyLocation::Discovery(base))))
@@ -58,7 +58,7 @@ impl TokenConfig {
     pub(super) fn check(&self) -> Result<(), BadConfiguration> {
         if self.token_keys.is_some() && self.token_issuer.is_none() {
             return Err(BadConfiguration::new(
-                "TOKEN_ISSUER must be set, since TOKEN_KEYS is: its keys would check no token.",
+                "TOKEN_ISSUER must be set, because TOKEN_KEYS is set: without it no token is checked.",
             ));
         }
         self.issuer().map(|_| ())

@@ -252,9 +252,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             counter!("consumer_retries_total").increment(1);
             let (count, first) = (part.items.len(), describe_record(&part.items[0]));
             part.items[0].in_context(|| {
-                warn!(
-                    "{count} events wait and are tried again, the first of them {first}: {reason}"
-                );
+                warn!("{count} events are retried, the first is {first}: {reason}");
             });
             return Step::Retry(part);
         }
@@ -274,7 +272,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         counter!("consumer_retries_total").increment(1);
         if attempts.is_first() && self.deferred.len() < DEFERRED_LOGGED_MAX {
             let record = describe_record(&item);
-            item.in_context(|| warn!("{record} waits, and others go on: {reason}"));
+            item.in_context(|| warn!("{record} is deferred: {reason}"));
         }
         self.deferred.defer(item, attempts, assigned);
         if !attempts.is_first() && self.deferred_logged_at.elapsed() > DEFERRED_LOG_INTERVAL {
@@ -282,7 +280,11 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             if let Some(oldest) = self.deferred.oldest() {
                 let (count, first) = (self.deferred.len(), describe_record(&oldest.item));
                 let waited = oldest.attempts.started_at.elapsed();
-                let log = || warn!("{count} events wait; {first} for {waited:.0?}: {reason}");
+                let log = || {
+                    warn!(
+                        "{count} events are deferred, the oldest, {first}, for {waited:.0?}: {reason}"
+                    )
+                };
                 oldest.item.in_context(log);
             }
         }

@@ -1,7 +1,7 @@
 //! Gaps: records between how far a partition was handled and where the group or the log continues.
 //!
 //! Promise: records that a service would have missed are reported: by a line at ERROR with both offsets, and by a
-//! counter. A gap that consists of transaction markers, or of records that are in the inbox, is none.
+//! counter. Transaction markers and records that are in the inbox do not count as a gap.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,7 @@ fn counter(topic: &str, cause: GapCause) -> metrics::Counter {
 /// Reports records that are gone from the log.
 pub(super) fn report_deleted(Gap { topic, partition, from, to }: &Gap) {
     error!(
-        "{topic}[{partition}]: records were deleted before they were handled: the next one was {from}, and the log begins at {to} now. Their publisher has to republish them"
+        "{topic}[{partition}]: records were deleted before they were handled, from offset {from} on: the log begins at {to} now. Their publisher must republish them"
     );
     counter(topic, GapCause::Deleted).increment(1);
 }
@@ -78,7 +78,7 @@ impl SuspectedGaps {
         gaps.remove(&place);
         if offset < to {
             error!(
-                "{topic}[{partition}]: the committed offset of the group was {to}, and the records from {offset} on had not been handled: another program has committed it, or the database was restored. They are handled now"
+                "{topic}[{partition}]: the committed offset of the group was {to}, but the records from {offset} on had not been handled: another program committed it, or the database was restored. The consumer handles them now"
             );
             counter(topic, GapCause::Skipped).increment(1);
         }

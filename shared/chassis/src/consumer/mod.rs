@@ -201,13 +201,13 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
 
         let is_replaced = replacement.is_due();
         if is_replaced {
-            info!("the consumer goes on with a new client, since its credentials have changed");
+            info!("the consumer replaces its client: its credentials changed");
         }
         if stop.is_cancelled() || is_replaced {
             // The prefetching task continues meanwhile: its polls keep the membership.
             rebalance::leave_group(&client).await;
         } else if let Some(reason) = rebalance::fatal_reason(&client) {
-            warn!("the consumer goes on with a new client: {reason}");
+            warn!("the consumer replaces its client: {reason}");
             counter!("consumer_clients_replaced_total").increment(1);
         }
         prefetching.abort();
@@ -217,7 +217,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         // members take over at once. If it hangs, its session expires, or `max.poll.interval.ms` if it still sends
         // heartbeats.
         if tokio::time::timeout(LEAVE_TIMEOUT, kafka::close_in_background(client)).await.is_err() {
-            warn!("the consumer group could not be left in time");
+            warn!("the consumer did not leave its group in time");
         }
         Ok(())
     }

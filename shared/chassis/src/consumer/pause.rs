@@ -74,10 +74,12 @@ fn report(paused_by: Option<PauseCause>) {
 fn log(cause: PauseCause) {
     match cause {
         PauseCause::CircuitBreaker => {
-            error!("the consumer is paused until an operator resumes it: see the dead letters");
+            error!(
+                "the consumer is paused by its circuit breaker until an operator resumes it: check the dead letters"
+            );
         }
         PauseCause::Operator => {
-            warn!("an operator has paused the consumer, until an operator resumes it");
+            warn!("the consumer is paused by an operator until an operator resumes it");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Writes how far partitions were handled, beside their reading, and finds out about rewinds.
+//! Writes the handled positions of partitions while the consumer reads, and detects rewinds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

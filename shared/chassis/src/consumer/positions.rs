@@ -1,8 +1,8 @@
 //! How far each partition was handled, in the service's database.
 //!
-//! Promise: no record is skipped, whatever the group's committed offset in Kafka says. Any program that joins the
-//! group, or resets its offsets, moves that offset over records that were never handled. A position above a record
-//! that was not handled breaks the promise. A position may lag behind, because the inbox absorbs what is read again.
+//! Promise: no record is skipped, even if the group's committed offset in Kafka is too high. Any program that joins the
+//! group, or resets its offsets, moves that offset over records that were never handled. A position above a record that
+//! was not handled breaks the promise. A position may lag behind, because the inbox absorbs what is read again.
 
 use std::time::Duration;
 

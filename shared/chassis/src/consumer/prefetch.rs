@@ -101,7 +101,7 @@ impl PrefetchReader {
                 let text = error.to_string();
                 if !refusals::report_kafka(&error, &text) && self.log_throttle.should_log("", &text)
                 {
-                    warn!("reading waits: {text}");
+                    warn!("the consumer cannot read from Kafka: {text}");
                 }
                 None
             }
@@ -166,7 +166,7 @@ impl PrefetchReader {
             return Some((message, generation));
         };
         error!(
-            "{topic}[{partition}] was truncated: offset {before} was next, but {offset} was read. The lost records are gone from the topic"
+            "{topic}[{partition}] was truncated: the consumer expected offset {before} and read {offset}. The topic has lost the records in between"
         );
         counter!("consumer_log_truncated_total", "topic" => topic.to_string()).increment(1);
         let handled = self.client.context().offsets.handled(topic, partition, assigned_in);
@@ -213,7 +213,7 @@ impl PrefetchReader {
             Err(error) => {
                 let text = error.to_string();
                 if self.log_throttle.should_log("start", &text) {
-                    warn!("reading waits until it is known where it begins: {text}");
+                    warn!("the consumer does not know its start offsets yet: {text}");
                 }
             }
         }

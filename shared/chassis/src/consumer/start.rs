@@ -37,18 +37,19 @@ pub(super) async fn begin(
     if new.count() == 0 {
         return Ok((OffsetsByPartition::new(), true));
     }
-    let cluster = rebalance::cluster_id(client).await.context("Kafka does not tell its id")?;
+    let cluster =
+        rebalance::cluster_id(client).await.context("Kafka did not report its cluster id")?;
     let mut saved = positions::load(db, &cluster).await.context("the positions cannot be read")?;
     let rewinds = rewind::pending(db, &cluster).await.context("the rewinds cannot be read")?;
     let (seeking, known, last_rewind) = (client.clone(), saved.clone(), rewinds.last_id);
     let seek = move || seek_to_start(&seeking, new, &known, &rewinds.to);
     let seek = tokio::task::spawn_blocking(seek).await?;
-    let started = seek.context("the partitions cannot be sought")?;
+    let started = seek.context("the consumer cannot seek in its partitions")?;
     let moved = positions::set(db, &cluster, &started.moved, last_rewind).await;
     moved.context("the positions cannot be set")?;
     client.context().record_rewind(last_rewind);
     for ((topic, partition), offset) in &started.rewound {
-        warn!("{topic}[{partition}]: an operator has moved reading to offset {offset}");
+        warn!("{topic}[{partition}]: an operator moved the consumer to offset {offset}");
     }
     started.deleted.iter().for_each(gaps::report_deleted);
     let context = client.context();

@@ -54,7 +54,7 @@ pub(crate) async fn run(db: PgPool, stop: CancellationToken) -> anyhow::Result<(
             // Once a minute for the whole service.
             Ok(true) => sequences::advance_all(&db).await,
             Ok(false) => {}
-            Err(error) => warn!("the time that has passed could not be noted: {error}"),
+            Err(error) => warn!("the elapsed time could not be recorded: {error}"),
         }
         stop.run_until_cancelled(sleep(TICK_POLL_INTERVAL)).await;
     }

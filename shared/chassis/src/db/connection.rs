@@ -159,7 +159,7 @@ async fn begin_on(
             .await?;
     if row.try_get(1)? {
         return Err(sqlx::Error::Io(io::Error::other(
-            "the database is read-only, or was when it was connected to",
+            "the database is read-only, or was read-only when the connection was opened",
         )));
     }
     let now = row.try_get(0)?;
@@ -196,7 +196,7 @@ impl<'a> DedicatedTransaction<'a> {
         if hung < HUNG_COMMITS_MAX {
             return Ok(());
         }
-        let reason = "commits have no answer from the database, which may wait for a standby";
+        let reason = "commits got no answer from the database, which may be waiting for a standby";
         Err(sqlx::Error::Io(io::Error::other(format!("{hung} {reason}"))))
     }
 

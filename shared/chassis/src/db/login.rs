@@ -1,8 +1,8 @@
 //! Logging in to the database while its password may change.
 //!
 //! Promise: a change of the password makes no request fail. A login is tried again for as long as a connection may
-//! take, and meanwhile the password is read again. A connection that is opened past [`connect`] breaks the promise,
-//! but for those of the pool: [`crate::http::login_retry`] repeats the reads that they fail.
+//! take, and meanwhile the password is read again. A connection that is opened without [`connect`] breaks the promise.
+//! The pool is the exception: [`crate::http::login_retry`] repeats the reads that fail.
 
 use std::sync::Arc;
 use std::time::Duration;

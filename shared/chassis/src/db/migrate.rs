@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep};
@@ -58,7 +58,7 @@ pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> 
         if !is_lock_timeout(&error) {
             return Err(error);
         }
-        tracing::warn!("the migrations are tried again: {error:#}");
+        tracing::warn!("the migrations failed and are retried: {error:#}");
         sleep(LOCK_RETRY_INTERVAL).await;
     }
     Ok(())
@@ -71,8 +71,8 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
     let owner = connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]);
     let mut db = connect_with_retry(&owner).await?;
     let chassis = chassis_migrator();
-    chassis.run(&mut db).await.context("the migrations of the chassis failed")?;
-    migrator.run(&mut db).await.context("the migrations failed")?;
+    chassis.run(&mut db).await.map_err(explain).context("the migrations of the chassis failed")?;
+    migrator.run(&mut db).await.map_err(explain).context("the migrations failed")?;
     crash_point!("schema.migrated");
     let server = connect_options(service, &config.database_url)?;
     if server.get_username() != owner.get_username() {
@@ -86,6 +86,17 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
     let (version, chassis_version) = (newest(migrator), newest(&chassis));
     tracing::info!(version, chassis_version, "the tables are up to date");
     Ok(db.close().await?)
+}
+
+/// Adds the remedy to the error of a migration that differs from the applied one.
+fn explain(error: MigrateError) -> anyhow::Error {
+    match error {
+        MigrateError::VersionMismatch(version) => anyhow::anyhow!(
+            "migration {version} differs from the one that was applied: another commit of an unreleased \
+             version made these tables; delete them with `make clean` or `docker compose down -v`"
+        ),
+        other => other.into(),
+    }
 }
 
 fn is_lock_timeout(error: &anyhow::Error) -> bool {

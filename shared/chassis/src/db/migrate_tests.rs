@@ -119,3 +119,15 @@ async fn serve_waits_for_all_its_migrations_and_accepts_a_newer_schema() {
     assert!(is_current(1, 30).await, "newer than needed");
     migrate("till", &config, migrations(1)).await.expect("an older version is deployed again");
 }
+
+#[tokio::test]
+async fn tables_of_another_commit_are_refused_with_the_remedy() {
+    let (owner, server) = fresh_database().await;
+    let config = config(owner.clone(), server);
+    migrate("till", &config, migrations(1)).await.unwrap();
+    let mut db = PgConnection::connect(owner.expose()).await.unwrap();
+    let edited = "update chassis.migrations set checksum = '\\x00' where version = 1";
+    sqlx::query(edited).execute(&mut db).await.unwrap();
+    let refusal = format!("{:#}", migrate("till", &config, migrations(1)).await.unwrap_err());
+    assert!(refusal.contains("`make clean` or `docker compose down -v`"), "{refusal}");
+}

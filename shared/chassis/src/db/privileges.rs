@@ -1,10 +1,10 @@
 //! The privileges of the serving role, which the comments in the migrations declare.
 //!
 //! Promise: the serving role cannot rewrite evidence. It may not update a row of a table whose comment begins with
-//! `append-only`, nor add one to a table whose comment begins with `read-only`, and it deletes rows only where a comment
-//! says `deletable`. It makes no table, and no temporary one either. A table of evidence without the first comment breaks the promise: its rows can be changed. A table
-//! without any comment keeps its rows, because a right that a service lacks fails its first test, and a right that it
-//! never needed would be noticed by no test.
+//! `append-only`, nor add one to a table whose comment begins with `read-only`, and it deletes rows only where a
+//! comment says `deletable`. It makes no table, and no temporary one either. A table of evidence without the first
+//! comment breaks the promise: its rows can be changed. A table without any comment keeps its rows, because a missing
+//! right fails the first test of a service, and a needless right fails none.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 

@@ -3,7 +3,8 @@
 //! Promise: no record that was read from Kafka is dropped. A record that cannot be handled is stored with its
 //! bytes, its position and the reason, in the transaction that skips it; and the decision of an operator about it is
 //! stored as well. A caller that stores a record which only has to wait breaks that promise; so only the
-//! consumer's classification of errors leads here. Of a settled dead letter the bytes end after a while ([`prune`]).
+//! consumer's classification of errors leads here. The bytes of a settled dead letter are deleted after a while
+//! ([`prune`]).
 
 pub mod discard_impact;
 pub(crate) mod query;
@@ -159,7 +160,7 @@ pub(crate) async fn full_reason(db: &PgPool) -> sqlx::Result<Option<String>> {
     let is_full = letters >= WAITING_MAX || bytes >= WAITING_BYTES_MAX;
     Ok(is_full.then(|| {
         let (most, mebibytes) = (WAITING_MAX, WAITING_BYTES_MAX >> 20);
-        format!("{letters} dead letters of {bytes} bytes wait; {most} and {mebibytes} MiB may")
+        format!("{letters} dead letters with {bytes} bytes wait; the limits are {most} and {mebibytes} MiB")
     }))
 }
 

@@ -2,8 +2,8 @@
 //! to a longest one. A pause is a random part of the delay, at least half, so that instances that failed together do
 //! not retry together.
 //!
-//! A backoff has no last attempt: what waits for a database, a broker or a row is retried for ever, and a client's
-//! command has a deadline of its own.
+//! The number of attempts is not limited. Work that waits for a database, a broker or a row is retried until it
+//! succeeds. A client's command has its own deadline.
 
 use std::time::Duration;
 

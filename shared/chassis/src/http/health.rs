@@ -89,7 +89,7 @@ async fn readyz(probes: &ProbeState, database: &DatabaseProbe) -> Result<&'stati
     match phase {
         Phase::Starting => {
             return Err(Problem::unavailable(
-                "Starting: waiting for the database, or for what RELAY=cdc needs.",
+                "Starting: waiting for the database or, with RELAY=cdc, for the schema ids.",
             ));
         }
         Phase::Stopping => return Err(Problem::unavailable("Stopping.")),

@@ -1,5 +1,5 @@
-//! The host that a request names. A proxy and a service that read different ones of two hosts would check one name and
-//! serve the other (RFC 9112, 3.2).
+//! The host that a request names. If a request names two hosts, a proxy could check one and the service serve the other
+//! (RFC 9112, 3.2).
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Uri, header};

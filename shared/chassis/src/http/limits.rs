@@ -150,8 +150,7 @@ fn is_identity_coded(headers: &HeaderMap) -> bool {
 
 /// Names the accepted codings, as RFC 9110 requires (15.5.16).
 fn unsupported_coding() -> Response {
-    let detail =
-        "The body must be sent as it is, without a `Content-Encoding` other than `identity`.";
+    let detail = "Send the body without a `Content-Encoding` other than `identity`.";
     let kind = "unsupported-content-coding";
     let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, detail);
     ([(header::ACCEPT_ENCODING, "identity")], problem).into_response()

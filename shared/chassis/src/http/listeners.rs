@@ -33,7 +33,7 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<Listeners> {
         match bind((Ipv6Addr::UNSPECIFIED, addr.port()).into()) {
             Ok(first) => return Ok(first.into()),
             Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
-            Err(error) => info!("{addr} serves IPv4 alone, since this host has no IPv6: {error}"),
+            Err(error) => info!("{addr} serves IPv4 only, because this host has no IPv6: {error}"),
         }
     }
     let first = bind(addr)?;
@@ -47,7 +47,7 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<Listeners> {
         // A free port was asked for, and it is free for one family.
         Err(error) if error.kind() == ErrorKind::AddrInUse && addr.port() != 0 => Err(error),
         Err(error) => {
-            info!("{addr} is not served at {other} as well: {error}");
+            info!("{addr} is not served on {other}: {error}");
             Ok(first.into())
         }
     }

@@ -56,19 +56,19 @@ pub(super) fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
         with_header(description, name, meaning, json!({ "type": "string" }))
     };
     let retry = |description| {
-        let meaning = "After how many seconds to repeat the request, at the earliest.";
+        let meaning = "The minimum number of seconds to wait before the request is repeated.";
         let schema = json!({ "type": "integer", "minimum": 1 });
         with_header(description, "Retry-After", meaning, schema)
     };
     let allow = "The methods that this address has.";
     let method = with_text("This address does not have the method.", "Allow", allow);
-    let coding = "The content codings that are accepted, where the body has another one.";
+    let coding = "The accepted content codings, if the body has another one.";
     let unsupported = "The body is not sent as `application/json`, or it is compressed. Of type \
          `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.";
     let unsupported = with_text(unsupported, "Accept-Encoding", coding);
-    let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
-         `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
-         same `Idempotency-Key` where one is taken.";
+    let unknown = "Temporarily unavailable. Of type `/problems/unavailable`: nothing was stored. Of type \
+         `/problems/outcome-unknown`: it may or may not be stored: repeat the request, with the \
+         same `Idempotency-Key` if the operation takes one.";
     let challenge = "Why, as in RFC 6750.";
     let unauthorized = "The access token is missing, or it is not accepted.";
     let unauthorized = with_text(unauthorized, "WWW-Authenticate", challenge);
@@ -90,7 +90,7 @@ pub(super) fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
         ("Invalid422", ProblemScope::WithInput, problem("`field` breaks a rule.")),
         ("HeaderTooLarge431", ProblemScope::All, header_too_large),
         ("Internal500", ProblemScope::All, internal),
-        ("Unavailable503", ProblemScope::Read, retry("Not now.")),
+        ("Unavailable503", ProblemScope::Read, retry("Temporarily unavailable.")),
         ("Unknown503", ProblemScope::Write, retry(unknown)),
     ]
 }
@@ -116,7 +116,7 @@ pub(super) fn fill_responses(path: &str, method: &str, operation: &mut Value, is
         }
         if status == "201" {
             answer["headers"]["Location"] = json!({
-                "description": "Where it can be read from now on.",
+                "description": "The address of the new resource.",
                 "schema": { "type": "string", "format": "uri-reference" },
             });
         }

@@ -81,16 +81,16 @@ impl Problem {
 
     /// 503: it may have been stored or not.
     pub fn outcome_unknown() -> Self {
-        let detail = "Whether this was stored is not known. If it came with an Idempotency-Key, ask again \
-                      with the same; otherwise look before you ask again.";
+        let detail = "It is unknown whether this was stored. Repeat the request with the same \
+                      Idempotency-Key. Without a key, check first whether it was stored.";
         Self { kind: "outcome-unknown", ..Self::unavailable(detail) }
     }
 
     /// 503: the commit of an operator's request was cut, or the database did not answer in time. It is safe to
     /// repeat the request.
     pub fn admin_outcome_unknown(reason: impl std::fmt::Display) -> Self {
-        tracing::warn!("whether it was done is not known: {reason}");
-        let detail = "Whether this was done is not known: look at it, or ask for the same again, \
+        tracing::warn!("the outcome of an operator's request is unknown: {reason}");
+        let detail = "It is unknown whether this was done: check the state, or repeat the request, \
                       which is safe.";
         Self { detail: detail.into(), ..Self::outcome_unknown() }
     }
@@ -157,7 +157,7 @@ impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         refusals::report_postgres(&error);
         if matches!(db::classify(&error), DbErrorClass::StatementTimeout) {
-            let detail = "The database took too long over this; nothing was stored.";
+            let detail = "The database took too long; nothing was stored.";
             return Self::unavailable(detail);
         }
         // Postgres stores every character of a text except NUL. A client that sends NUL gets 422.
@@ -167,7 +167,7 @@ impl From<sqlx::Error> for Problem {
         }
         let login_refused = login::is_refused(&error);
         if login_refused || is_transient(&error) {
-            let detail = "The database cannot be reached just now; nothing was stored.";
+            let detail = "The database is unavailable; nothing was stored.";
             return Self { login_refused, ..Self::unavailable(detail) };
         }
         tracing::error!(error = &error as &dyn std::error::Error, "a statement of the API failed");

@@ -84,7 +84,7 @@ pub(crate) async fn serve(
     let drained = async { while connections.join_next().await.is_some() {} };
     if timeout(drain, drained).await.is_err() {
         let open = connections.len();
-        tracing::warn!(open, "connections were closed amid a request: {drain:?} had passed");
+        tracing::warn!(open, "connections with unfinished requests were closed after {drain:?}");
     }
     connections.shutdown().await;
     Ok(())

@@ -169,7 +169,7 @@ impl ClientHealth {
             (observed.silent_polls >= SILENT_POLLS_MAX, "it reports no statistics"),
             (observed.stuck_checks >= STUCK_CHECKS_MAX, "its poll does not return"),
             (observed.join_progress.is_stuck(), "it is stuck while joining its group"),
-            (observed.no_broker_known, "it has no broker any more"),
+            (observed.no_broker_known, "its metadata lists no broker"),
         ];
         reasons.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
     }

@@ -62,8 +62,8 @@ impl KnownSchemas {
         };
         count_conflict();
         let reason = format!(
-            "schema id {id} means another schema in the registry than when it was used before, {}: the registry was \
-             replaced or set back",
+            "schema id {id} now stands for another schema in the registry than {}, for which it was used before: the \
+             registry was replaced or restored",
             kept.dataschema
         );
         if self.log_throttle.lock().should_log(&id.to_string(), &reason) {

@@ -93,12 +93,12 @@ impl RegisteredIds {
                 count_conflict();
                 let id = found.id;
                 error!(
-                    "the registry has the schema of {topic} under id {id}, and had it under {earlier}: it was replaced"
+                    "the registry was replaced: the schema of {topic} has id {id} now and had id {earlier} before"
                 );
                 self.insert(topic, fingerprint, schema, found);
             }
             Err(SchemaIdError::Unregistered(subject)) => {
-                warn!("the registry has no longer the schema of {subject}");
+                warn!("the registry no longer has the schema of {subject}");
                 self.remove(topic, fingerprint);
             }
             Err(SchemaIdError::Unavailable(_) | SchemaIdError::Refused(_)) => {}

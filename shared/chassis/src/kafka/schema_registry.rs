@@ -165,7 +165,7 @@ impl SchemaRegistryClient {
     pub(crate) async fn keep_used(&self, schemas: &WriterSchemas) {
         for (id, codec) in schemas.take_used() {
             if let Err(error) = self.known.keep(id, codec).await {
-                warn!("what schema id {id} means was not stored: {error}");
+                warn!("the schema of id {id} could not be stored: {error}");
             }
         }
     }
@@ -193,7 +193,7 @@ impl SchemaRegistryClient {
                         self.schemas.store(*id, |_| match &known {
                             Ok(()) => self.known.compare(*id, answered),
                             Err(error) => CachedSchema::Pending(format!(
-                                "what schema id {id} meant before could not be read: {error}"
+                                "the stored schema of id {id} could not be read: {error}"
                             )),
                         });
                     }

@@ -1,7 +1,7 @@
 //! The schemas with which the records of a batch were written.
 //!
-//! Promise: a record is read with no schema but its writer's. A record that names its schema in the header
-//! `ce_dataschema` is read with that one, whatever the registry has for its id.
+//! Promise: a record is read only with the schema of its writer. If the header `ce_dataschema` names the schema, that
+//! schema is used, even if the registry has another schema under the id.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

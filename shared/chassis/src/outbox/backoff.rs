@@ -67,9 +67,7 @@ impl Backoff {
                 | RDKafkaErrorCode::InvalidRecord
                 | RDKafkaErrorCode::InvalidMessageSize,
             ) if room => {
-                warn!(
-                    "a record for {topic} with key {key} was rejected and its key backs off: {error}"
-                );
+                warn!("a record for {topic} was rejected, so its key {key} backs off: {error}");
                 let refusals = self.keys.get(key).map_or(0, |(_, refusals)| *refusals) + 1;
                 let until = Instant::now() + KEY_BACKOFF.pause_after(refusals);
                 self.keys.insert(key.to_owned(), (until, refusals));
@@ -84,7 +82,7 @@ impl Backoff {
         }
         counter!("relay_topic_backoffs_total", "topic" => topic.to_string()).increment(1);
         if self.log_throttle.should_log(topic, because) {
-            warn!("backing off {topic}: {because}");
+            warn!("the topic {topic} backs off: {because}");
         }
     }
 

@@ -1,5 +1,5 @@
 //! The connector that may carry the outbox in place of the relay. It reads the log of the database through a replication
-//! slot; a trigger on the outbox makes the rows that it sees (`migrations/7_connector.sql`).
+//! slot; a trigger on the outbox makes the rows that it sees (`migrations/1_chassis.sql`).
 //!
 //! Promise: an event is carried by the relay or by the connector, and of one key the earlier event first. The loop that
 //! holds the relay's lock switches the trigger, under a lock of the table. It does so only when its own records are
@@ -110,7 +110,10 @@ impl Connector {
         let drain_to: Option<i64> = with_query_timeout(drain_to).await?;
         let Some(drain_to) = drain_to else { return Ok(true) };
         match self.status(db).await? {
-            None => warn!("the slot {} is gone: republish what it may have lost", self.slot),
+            None => warn!(
+                "the replication slot {} does not exist: republish the events that it may have lost",
+                self.slot
+            ),
             Some(slot) if slot.confirmed <= drain_to => {
                 write_heartbeat(db).await?;
                 return Ok(false);

@@ -78,7 +78,7 @@ impl OutboxLag {
         self.low_watermark.advance(writers, position);
         if let Some(sequence) = sequence.filter(|_| drawn < self.low_watermark.get()) {
             warn!(
-                "{sequence} was set back to {drawn}: it continues after {}",
+                "{sequence} was reset to {drawn}: it continues after {}",
                 self.low_watermark.get()
             );
             let ahead = sqlx::query("select setval($1::text::regclass, $2)");

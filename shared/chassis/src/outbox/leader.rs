@@ -32,8 +32,11 @@ impl Relay {
         let is_carrying = connector.is_carrying(db).await?;
         if self.carrier == Carrier::Service {
             if is_carrying {
-                connector.take_back(db).await.context("the outbox could not be taken back")?;
-                info!("the relay waits until the connector has sent all that it captured");
+                connector
+                    .take_back(db)
+                    .await
+                    .context("the relay could not take over the outbox from the connector")?;
+                info!("the relay waits until the connector has sent everything that it captured");
             }
             while !connector.is_drained(db).await? {
                 if ended() {
@@ -79,7 +82,10 @@ impl Relay {
         while !ended() {
             connector.measure(db).await?;
             if connector.is_gone() {
-                connector.take_back(db).await.context("the outbox could not be taken back")?;
+                connector
+                    .take_back(db)
+                    .await
+                    .context("the relay could not take over the outbox from the connector")?;
                 return Ok(());
             }
             lag.measure(db).await?;
@@ -95,12 +101,14 @@ impl Relay {
                 };
                 if can_hand_over {
                     let handed = connector.hand_over(db).await;
-                    is_carrying = handed.context("the outbox could not be handed over")?;
+                    is_carrying = handed
+                        .context("the relay could not hand the outbox over to the connector")?;
                     lag = OutboxLag::new();
                 } else if is_waiting {
                     let error = stored.err().map(|error| format!("{error:#}"));
-                    let reason =
-                        error.as_deref().unwrap_or("for the connector, or for their schema");
+                    let reason = error
+                        .as_deref()
+                        .unwrap_or("the connector is not ready, or the schema ids are not known");
                     if log_throttle.should_log("", reason) {
                         warn!("events wait in the outbox: {reason}");
                     }

@@ -90,7 +90,10 @@ impl LowWatermark {
     /// send a later row of its key.
     pub(crate) fn lower_to(&mut self, position: i64) {
         if position <= self.position {
-            warn!("row {position} of the outbox appeared below {}", self.position);
+            warn!(
+                "row {position} of the outbox appeared below the low watermark {}",
+                self.position
+            );
             self.position = position - 1;
             self.candidate = None;
         }

@@ -116,7 +116,7 @@ impl Relay {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         while !stop.is_cancelled() {
             if let Err(error) = self.run_as_leader(&stop).await {
-                warn!("the relay starts again: {error:#}");
+                warn!("the relay failed and is retried: {error:#}");
                 self.wait_before_retry(&stop).await;
             }
         }
@@ -178,7 +178,7 @@ impl Relay {
     ) -> anyhow::Result<bool> {
         let producer = Producer::new(self.service, settings)?;
         gauge!("relay_active").set(1);
-        info!("relaying");
+        info!("the relay is active");
         let mut sender = OutboxSender::new(self.service, producer, &self.registry);
         let ended = self.relay_until_stopped(db, &mut sender, stop, is_outdated, successor).await;
         // The next active relay sends the records in flight again. This one may send nothing once it has lost the
@@ -189,7 +189,7 @@ impl Relay {
         let closed = kafka::close_in_background(Arc::new(producer));
         let closed = tokio::time::timeout(PRODUCER_CLOSE_TIMEOUT, closed).await;
         if closed.is_err() {
-            warn!("the producer could not be closed in time");
+            warn!("the producer did not close in time");
         }
         self.wakeups.relay_backpressure.report_busy(false);
         gauge!("relay_active").set(0);

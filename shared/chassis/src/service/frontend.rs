@@ -1,7 +1,7 @@
 //! A frontend is a program that serves pages to people: it has neither a database nor loops, and asks the services
 //! over HTTP. It shares with them the server and its limits, TLS, logs, exit codes and the subcommands
 //! `serve | health`. Promise: a stop takes a bounded time, and a certificate that changes is used by new connections.
-//! A page that keeps state of its own breaks the first promise of every service: that one restart repairs nothing.
+//! A page that keeps its own state loses it at a restart.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -115,10 +115,10 @@ async fn renew_certificate(
         }
         match tls.replace(&certificate, &key) {
             Ok(()) => {
-                tracing::info!("new connections use a change of the certificate of HTTPS");
+                tracing::info!("reloaded the HTTPS certificate: new connections use it");
                 in_use = present;
             }
-            Err(error) => tracing::warn!("the certificate of HTTPS stays as it was: {error}"),
+            Err(error) => tracing::warn!("the HTTPS certificate was not reloaded: {error}"),
         }
     }
     Ok(())

@@ -98,7 +98,7 @@ impl Service {
 
         phase.send_replace(Phase::Stopping);
         match &ended {
-            Ok(()) => tracing::info!("stopping, as requested"),
+            Ok(()) => tracing::info!("stopping: a stop was requested"),
             Err(failure) => tracing::warn!("stopping: {failure}"),
         }
         crash_point!("service.stopping");
@@ -144,7 +144,7 @@ impl Service {
             sleep(STORE_SCHEMAS_RETRY_INTERVAL).await;
         }
         while let Err(error) = self.store_schema_ids(published).await {
-            tracing::warn!("waiting for the ids of the schemas: {error:#}");
+            tracing::warn!("waiting for the schema ids: {error:#}");
             sleep(STORE_SCHEMAS_RETRY_INTERVAL).await;
         }
     }

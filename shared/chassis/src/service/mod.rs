@@ -255,8 +255,8 @@ impl Service {
         for Topic { name, .. } in self.published_topics.get().into_iter().flatten() {
             anyhow::ensure!(
                 covered.contains(name),
-                "{name} is published and can't be republished: `Republish::topic_names` of the row that records its \
-                 events has to name it, and `service.republish(…)` that row"
+                "{name} is published and can't be republished: name it in `Republish::topic_names` of the row that \
+                 records its events, and pass that row to `service.republish(…)`"
             );
         }
         Ok(())

@@ -43,7 +43,7 @@ pub(crate) fn raise_limit() {
             tracing::info!(from = ?limit.current, to = ?limit.maximum, "raised the limit of open files")
         }
         Err(error) => {
-            tracing::warn!(%error, "the limit of open files stays as it is: {:?}", limit.current)
+            tracing::warn!(%error, "the limit of open files could not be raised from {:?}", limit.current)
         }
     }
 }
@@ -57,7 +57,7 @@ pub(crate) fn connection_limits(pool: u32) -> Result<ConnectionLimits, BadConfig
     let usual = Limits::default().connections_max;
     if limits.api < usual {
         tracing::warn!(
-            "the limit of open files has room for {} connections to the API at a time, and not for {usual}",
+            "the limit of open files allows {} connections to the API instead of {usual}",
             limits.api
         );
     }

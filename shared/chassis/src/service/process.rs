@@ -113,7 +113,9 @@ fn build_runtime() -> anyhow::Result<Runtime> {
     if let Some(threads) = std::env::var_os(THREADS) {
         let number = threads.to_str().and_then(|threads| threads.parse::<usize>().ok());
         number.filter(|number| *number > 0).ok_or_else(|| {
-            BadConfiguration::new(format!("{THREADS} is {threads:?}, which is no number above 0."))
+            BadConfiguration::new(format!(
+                "{THREADS} is {threads:?}, which is not a number above 0."
+            ))
         })?;
     }
     Ok(Runtime::new()?)
@@ -122,7 +124,7 @@ fn build_runtime() -> anyhow::Result<Runtime> {
 /// Reads one JSON object from standard input, to its end.
 fn read_erasure_request() -> anyhow::Result<ErasureRequest> {
     let request = std::io::read_to_string(std::io::stdin())?;
-    serde_json::from_str(&request).context("standard input is no request of an erasure")
+    serde_json::from_str(&request).context("standard input is not an erasure request")
 }
 
 async fn run_serve<S, F, R>(
@@ -152,7 +154,7 @@ where
 fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
     // Without logs, as before they are set up or after a bad configuration of them, the error goes to stderr.
     if tracing::dispatcher::has_been_set() {
-        tracing::error!("{name} ends: {error:#}");
+        tracing::error!("{name} failed: {error:#}");
     } else {
         eprintln!("{name}: {error:#}");
     }

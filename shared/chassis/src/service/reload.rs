@@ -144,7 +144,7 @@ impl Reloader {
             }
             match self.users.take_over(part, &config).await {
                 Ok(()) => {
-                    info!("new connections use a change of {}", part.name());
+                    info!("reloaded {}: new connections use the new value", part.name());
                     self.in_use[nth] = fingerprint;
                 }
                 Err(error) => {
@@ -159,7 +159,7 @@ impl Reloader {
     fn log_kept(&mut self, name: &str, error: &anyhow::Error) {
         let reason = format!("{error:#}");
         if self.log_throttle.should_log(name, &reason) {
-            warn!("{name} changed, and what was in use stays in use for now: {reason}");
+            warn!("{name} changed but was not reloaded, the old value stays in use: {reason}");
         }
     }
 }

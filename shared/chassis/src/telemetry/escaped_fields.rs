@@ -1,5 +1,5 @@
-//! The fields of a line of the text log: whatever a broker or a client wrote into a value, the line stays one line,
-//! and a terminal that shows it only shows it.
+//! The fields of a line of the text log: control characters from brokers and clients are escaped, so each line stays
+//! one line and a terminal does not interpret it.
 
 use std::fmt::{self, Write};
 

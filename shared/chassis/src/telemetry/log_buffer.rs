@@ -1,4 +1,4 @@
-//! The buffer of the log: lines wait in it, and a thread of its own writes them.
+//! The buffer of the log: lines wait in it, and a dedicated thread writes them.
 //!
 //! Promise: nothing that logs waits for the reader of the log. Standard output is a pipe nearly everywhere, and a reader
 //! that stalls would stop each task that logs. So when the buffer is full, lines are lost and counted, the least severe

@@ -49,7 +49,7 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 11] = [
     ("events_republished_total", "Events republished on request of an operator."),
     (
         "http_server_errors_total",
-        "Requests answered with a 500: a fault of ours, and none of the client.",
+        "Requests answered with a 500: a fault of the service and not of the client.",
     ),
     ("relay_producers_replaced_total", "Producers replaced after a fatal error."),
     (
@@ -105,11 +105,14 @@ const COUNTERS: [(&str, &str); 11] = [
 
 const GAUGES: [(&str, &str); 15] = [
     ("build_info", "1, with the version of the service."),
-    ("consumer_events_deferred", "Events that are deferred while all others go on."),
+    (
+        "consumer_events_deferred",
+        "Events that are deferred: each waits by itself, and all others are handled.",
+    ),
     ("consumer_lag", "Records of a topic that are not handled yet, here."),
     (
         "consumer_partitions",
-        "Partitions of a topic whose records are fetched here, from a broker that is there.",
+        "Partitions of a topic that this instance fetches from a reachable broker.",
     ),
     (
         "consumer_paused",
@@ -128,7 +131,7 @@ const GAUGES: [(&str, &str); 15] = [
     ("outbox_slot_lag_bytes", "How much of the log the connector has not confirmed."),
     (
         "outbox_slot_lag_seconds",
-        "How long the oldest heartbeat waits that the connector has not confirmed.",
+        "Age of the oldest heartbeat that the connector has not confirmed.",
     ),
     (
         "outbox_slot_missing_seconds",
@@ -148,7 +151,8 @@ const GAUGES: [(&str, &str); 15] = [
 const HISTOGRAMS: [(&str, &str); 6] = [
     (
         "http_request_duration_seconds",
-        "From the end of a request's header to the start of its answer, what it was asked to wait included.",
+        "From the end of a request's header to the start of its answer, including the time that the client asked it \
+         to wait.",
     ),
     ("command_batch_size", "Commands that shared a transaction."),
     ("consumer_batch_size", "Records that were handled together."),

@@ -73,7 +73,7 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
             info = lost[2],
             debug = lost[3],
             trace = lost[4],
-            "the log was not read in time, and has lost so many lines since the start"
+            "the log was not read in time and lost lines: the fields count them since the start"
         );
     })?;
     let logs = tracing_subscriber::fmt()

@@ -1,10 +1,10 @@
-//! Refusals: Kafka, the database or the registry does not accept the password of this service, or its rights. No retry
-//! mends that, and a client that is refused looks like one without work. So each refusal is counted, and one log line
-//! a minute names it.
+//! Refusals: Kafka, the database or the registry does not accept the password of this service, or its rights. A retry
+//! does not help, and a refused client looks like an idle one. So each refusal is counted, and one log line a minute
+//! names it.
 //!
 //! Promise: a process that Kafka has refused and never accepted is not ready, so an orchestrator that brings a wrong
-//! password keeps the instances that have the right one. A process that Kafka has accepted stays ready whatever
-//! follows: what it accepts is stored, and without it no orders would be accepted at all.
+//! password keeps the instances that have the right one. A process that Kafka has accepted once stays ready: it stores
+//! the commands that it accepts, and without it no commands would be accepted.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,7 +107,7 @@ pub(crate) fn report_registry(status: Option<u32>, text: &str) {
 fn report(system: &'static str, kind: &'static str, text: &str) {
     counter!(COUNTER, "system" => system, "kind" => kind).increment(1);
     if LOG_THROTTLE.lock().should_log(&format!("{system} {kind}"), "") {
-        error!(system, kind, "access is refused to this service: {text}");
+        error!(system, kind, "this service was denied access: {text}");
     }
 }
 

@@ -61,7 +61,9 @@ impl SpanLosses {
         counter!(LOST_COUNTER).increment(spans as u64);
         // The reasons of a collector that is away alternate.
         if self.log_throttle.lock().should_log("spans", "") {
-            tracing::warn!("spans are lost, because the collector of traces takes none: {reason}");
+            tracing::warn!(
+                "spans are lost, because the trace collector does not accept them: {reason}"
+            );
         }
     }
 }

@@ -26,6 +26,7 @@ async fn late_registry(id: u32, schema: String) -> (String, watch::Sender<bool>)
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)]
 async fn dead_letters_are_listed_page_by_page_and_each_is_shown_in_full() {
     let fixture = Fixture::<40>::create_with_contracts().await;
     let mut events = vec![counted("a", 0); 5];

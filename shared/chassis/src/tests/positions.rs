@@ -215,7 +215,7 @@ async fn an_operator_moves_the_consumer_back_or_ahead_and_that_is_no_gap() {
     let rewound = request(None, RewindTo::Time(chrono::DateTime::UNIX_EPOCH)).await;
     let absorbed = serde_json::to_value(&rewound).unwrap();
     assert_eq!(absorbed["inbox"][0]["events"], 3, "{absorbed}");
-    let moved = "an operator has moved reading to offset 0";
+    let moved = "an operator moved the consumer to offset 0";
     let lines = |what: &str| log.text().lines().filter(|line| line.contains(what)).count();
     eventually("each partition was moved", async || lines(moved) == 3).await;
     eventually("it is at the ends again", async || fixture.query_number(POSITIONS).await == 3)

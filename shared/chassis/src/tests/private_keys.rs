@@ -59,7 +59,7 @@ fn the_key_of_a_client_of_postgres_is_refused_with_its_reason_unless_it_can_be_u
         (modern, "holds an encrypted key"),
         (older, "holds an encrypted key"),
         (other, "holds the key of another"),
-        (plain, "does not begin with a key in the form of PKCS#8"),
+        (plain, "does not begin with a key in PKCS#8 format"),
     ] {
         for variable in ["DATABASE_URL", "MIGRATION_DATABASE_URL"] {
             let message = check(variable, own.path(), key.path()).unwrap_err();

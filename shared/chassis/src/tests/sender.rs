@@ -231,7 +231,9 @@ async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_i
     .await;
     fixture.publish(&[counted("a", 2)]).await;
     fixture.execute_as_superuser(
-        "insert into chassis.outbox overriding system value
+        "insert into chassis.outbox
+             (position, event_id, topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at)
+         overriding system value
          select 1, gen_random_uuid(), topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at
          from chassis.outbox",
     )

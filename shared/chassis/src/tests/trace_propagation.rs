@@ -91,7 +91,7 @@ async fn the_log_of_a_command_and_of_a_dead_letter_names_the_trace_and_what_each
         let line = lines.iter().find(|line| line["message"].as_str().unwrap().contains(text));
         line.unwrap_or_else(|| panic!("{text}: {lines:#?}"))
     };
-    let refused = line_with("a command can't be decided");
+    let refused = line_with("a command failed");
     assert_eq!((&refused["trace_id"], &refused["till"]), (&command_trace.into(), &"a".into()));
     assert_eq!(refused["span_id"], command_span);
     let dead_letter = line_with("is a dead letter");

@@ -1,8 +1,8 @@
 //! How old the subject of an event was when the event was decided, for the metric `event_decision_seconds`.
 //!
 //! A key that is a UUID of version 7 begins with the time at which it was drawn. For the last event of a saga, the
-//! metric so has the time from its beginning to its end; its count is the number of events that were committed, also
-//! while the broker is away.
+//! metric is therefore the duration of the saga. Its count is the number of committed events, even while the broker is
+//! down.
 
 use std::collections::BTreeMap;
 

@@ -99,7 +99,7 @@ mod tests {
     /// `cargo run --example lending asyncapi` rewrites the file.
     #[test]
     fn the_committed_asyncapi_document_is_the_one_that_the_topics_declare() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.yaml");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.json");
         checks::assert_asyncapi_file(&CONTRACTS, file);
     }
 }

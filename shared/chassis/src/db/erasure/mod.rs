@@ -5,8 +5,8 @@
 //! `erase` finds the id there, changes nothing, and names the column.
 //!
 //! `erase` runs in one service after the other, and `end` when all have replaced the id. In between, no row of the
-//! person is added to any of them. An event of before the erasure therefore meets rows of before, and one of after it
-//! rows of after: the id then belongs to a new person.
+//! person is added to any of them. An event from before the erasure therefore meets rows from before it, and an event
+//! from after it meets rows from after it: the id then belongs to a new person.
 
 mod columns;
 

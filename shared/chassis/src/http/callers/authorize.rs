@@ -58,7 +58,7 @@ impl RouteAccess {
     fn of_request(&self, request: &Request) -> Result<&Access, Box<Response>> {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let Some(methods) = path.and_then(|path| self.0.get(path)) else {
-            tracing::error!("a route is not described, so no caller may use it");
+            tracing::error!("a route has no API description, so every caller is refused");
             return Err(Box::new(Problem::internal().into_response()));
         };
         methods.get(request.method().as_str()).ok_or_else(|| {
@@ -137,8 +137,7 @@ fn token_refused(error: TokenError) -> Response {
     note_refusal(error.as_str());
     let detail = match error {
         TokenError::KeysUnavailable => {
-            let detail =
-                "The keys of the token issuer cannot be read just now; nothing was stored.";
+            let detail = "The keys of the token issuer are unavailable; nothing was stored.";
             return Problem::unavailable(detail).into_response();
         }
         TokenError::Missing => "This request needs `Authorization: Bearer` with an access token.",
@@ -178,6 +177,6 @@ fn note_refusal(reason: &'static str) {
     static LOGGED: LazyLock<Mutex<LogThrottle>> = LazyLock::new(Mutex::default);
     counter!("http_requests_refused_total", "reason" => reason).increment(1);
     if LOGGED.lock().should_log(reason, reason) {
-        tracing::warn!(reason, "a request was refused by its token");
+        tracing::warn!(reason, "a request was refused because of its token");
     }
 }

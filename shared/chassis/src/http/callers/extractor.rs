@@ -31,6 +31,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 /// 500: no layer has told who calls, so every caller is refused.
 pub(super) fn caller_unknown() -> Problem {
-    tracing::error!("a route has no layer that knows its callers, so no caller may use it");
+    tracing::error!("a route lacks the layer that identifies callers, so every caller is refused");
     Problem::internal()
 }

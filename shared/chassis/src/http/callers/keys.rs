@@ -1,8 +1,8 @@
 //! The public keys of the issuer: a set that is read again at a bounded interval.
 //!
-//! A token whose key is unknown makes the set be read at once, and at most once in a while, so that a new key is
-//! accepted from its first token on and strangers cannot make a service ask its issuer without end. While the issuer
-//! is away, the last set stays. A key that is gone from a newer set is refused as soon as that set was read.
+//! A token with an unknown key triggers a read of the set at once, at a bounded rate. A new key is therefore accepted
+//! with its first token, and strangers cannot flood the issuer with requests. While the issuer is away, the last set
+//! stays. A key that a newer set lacks is refused as soon as that set was read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -80,7 +80,7 @@ impl Keys {
         if let KeyLocation::File(path) = &keys.location {
             keys.replace(std::fs::read_to_string(path)?)?;
             let is_usable = keys.current().is_some_and(|set| !set.keys.is_empty());
-            ensure!(is_usable, "it holds no key for ES256, EdDSA or RS256 that has a `kid`");
+            ensure!(is_usable, "it contains no key with a `kid` for ES256, EdDSA or RS256");
         }
         tokio::spawn(read_regularly(Arc::downgrade(&keys)));
         Ok(keys)
@@ -131,7 +131,10 @@ impl Keys {
                 let url = document["jwks_uri"].as_str();
                 let url = url.context("the discovery document names no jwks_uri")?;
                 let is_downgrade = issuer.starts_with("https://") && !url.starts_with("https://");
-                ensure!(!is_downgrade, "the issuer names {url} for its keys, which is not https");
+                ensure!(
+                    !is_downgrade,
+                    "the issuer names {url} for its keys, and that is not an https URL"
+                );
                 self.get(url).await
             }
         }
@@ -186,8 +189,9 @@ impl KeySet {
 
 /// The keys of a set that can check the signature of a token. All others are ignored, as RFC 7517 requires.
 fn parse(text: &str) -> anyhow::Result<HashMap<String, Vec<(Algorithm, DecodingKey)>>> {
-    let set: Value = serde_json::from_str(text).context("it is no JSON Web Key Set")?;
-    let listed = set["keys"].as_array().context("it is no JSON Web Key Set: it has no keys")?;
+    let set: Value = serde_json::from_str(text).context("it is not a JSON Web Key Set")?;
+    let listed =
+        set["keys"].as_array().context("it is not a JSON Web Key Set: it has no `keys`")?;
     let mut keys: HashMap<String, Vec<_>> = HashMap::new();
     for key in listed {
         let Some((id, algorithm, key)) = verification_key(key) else { continue };

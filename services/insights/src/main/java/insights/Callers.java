@@ -118,6 +118,6 @@ final class Callers implements Handler {
             request.header("www-authenticate", challenge);
         }
         return new HttpResponseException(status, challenge == null
-                ? "the keys of the token issuer cannot be read just now" : "the access token is refused: " + reason);
+                ? "the keys of the token issuer are unavailable" : "the access token is refused: " + reason);
     }
 }

@@ -100,7 +100,7 @@ final class IssuerKeys {
         if (url == null) {
             url = http.get(issuer + "/.well-known/openid-configuration").path("jwks_uri").asText();
             if (issuer.startsWith("https:") && !url.startsWith("https:")) {
-                throw new IOException("the issuer names " + url + " for its keys, which is not https");
+                throw new IOException("the issuer names " + url + " for its keys, and that is not an https URL");
             }
         }
         return http.get(url).toString();

@@ -50,6 +50,7 @@ async fn a_token_of_each_accepted_algorithm_names_its_caller() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)]
 async fn every_bad_token_is_refused() {
     let (key, other, p384) =
         (SigningKey::p256(), SigningKey::p256(), SigningKey::ec(Nid::SECP384R1));

@@ -62,7 +62,7 @@ async fn an_act_is_one_line_with_its_actor_and_a_refusal_one_a_minute_without_it
         assert!(acts[0].contains(part), "{part}: {text}");
     }
     assert!(acts[0].contains("\\nactor=bob"), "it is escaped: {text}");
-    let refusals = of("refused by its token");
+    let refusals = of("refused because of its token");
     assert!(refusals.len() == 1 && refusals[0].contains("expired"), "{text}");
     assert!(!text.contains(&expired) && !text.contains("eyJ"), "{text}");
 }
