@@ -76,16 +76,17 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
     let administrator = Client::new("administrator", stack.kafka_client()?)?;
     administrator.create_topic(OTHER_TOPICS[1])?;
     administrator.create_topic(INTERNAL_TOPIC)?;
+    let grants = &CONTRACTS.grants() | &grants_of_features();
     let attempts = identities().map(|identity| {
         let client = Client::new(identity, stack.kafka_client_as(identity)?)?;
-        anyhow::Ok(tokio::task::spawn_blocking(move || observe(&client)))
+        let declared = declare(&grants, identity);
+        anyhow::Ok(tokio::task::spawn_blocking(move || observe(&client, &declared)))
     });
     let mut observed = Matrix::new();
     for attempts in attempts.collect::<Result<Vec<_>>>()? {
         observed.extend(attempts.await??);
     }
     add_changed_settings(&administrator, &mut observed).await?;
-    let grants = &CONTRACTS.grants() | &grants_of_features();
     let expected = identities().flat_map(|identity| declare(&grants, identity)).collect();
     compare(&observed, &expected, "kafka.txt")?;
     the_users_of_a_feature_end_with_it(&stack).await
@@ -142,8 +143,8 @@ fn transaction_of(identity: &str) -> String {
     }
 }
 
-/// Attempts everything with one identity.
-fn observe(client: &Client) -> Result<Matrix> {
+/// Attempts everything with one identity. What it is declared to be able to do decides only how long an answer is awaited.
+fn observe(client: &Client, declared: &Matrix) -> Result<Matrix> {
     let mut matrix = Matrix::new();
     let identity = client.identity;
     let value = value_of(identity);
@@ -161,7 +162,9 @@ fn observe(client: &Client) -> Result<Matrix> {
         client.changes_settings(Setting::of_topic(topic), &value)?;
     }
     for group in groups() {
-        let able = client.tries_group(&group)?;
+        let declared = declared.get(&cells(identity, "group", &group));
+        let may_describe = declared.is_some_and(|letters| letters.contains(&'d'));
+        let able = client.tries_group(&group, may_describe)?;
         let attempts = [
             ('j', Ok(able.joins)),
             ('o', Ok(able.commits)),

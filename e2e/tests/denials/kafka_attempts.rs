@@ -156,8 +156,8 @@ impl Client {
     }
 
     /// Subscribes as a member of a group. A client that may not describe it cannot find its coordinator, and so cannot
-    /// commit either.
-    pub fn tries_group(&self, group: &str) -> Result<GroupAttempts> {
+    /// commit either: it gets no answer at all.
+    pub fn tries_group(&self, group: &str, may_describe: bool) -> Result<GroupAttempts> {
         let consumer = self.consumer(group)?;
         // Each identity that may join a group may read one of these, and so gets a partition.
         let internal = events::INTERNAL_TOPICS.iter().map(|topic| topic.name);
@@ -166,8 +166,8 @@ impl Client {
         consumer.subscribe(&topics)?;
         let joins = joins(&consumer)?;
         let places = beginning_of(topics[0])?;
-        let describes =
-            joins || consumer.committed_offsets(places.clone(), COORDINATOR_TIMEOUT).is_ok();
+        let timeout = if may_describe { TIMEOUT } else { COORDINATOR_TIMEOUT };
+        let describes = joins || consumer.committed_offsets(places.clone(), timeout).is_ok();
         let commits = describes && self.commits(&consumer, places)?;
         Ok(GroupAttempts { joins, commits, describes })
     }
