@@ -1,11 +1,12 @@
 //! A receiver of spans by OTLP, in the process of the test.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 /// Its address, for `OTEL_EXPORTER_OTLP_ENDPOINT`, and the bodies of all requests so far.
@@ -21,7 +22,7 @@ impl Collector {
         let routes = Router::new().route(
             "/v1/traces",
             post(async move |body: Bytes| {
-                received.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+                received.lock().push(body);
             }),
         );
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -31,6 +32,6 @@ impl Collector {
     }
 
     pub fn bodies(&self) -> Vec<Bytes> {
-        self.bodies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.bodies.lock().clone()
     }
 }

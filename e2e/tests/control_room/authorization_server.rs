@@ -90,13 +90,13 @@ impl AuthorizationServer {
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
         acceptor.set_private_key_file(certificate, SslFiletype::PEM)?;
         acceptor.set_certificate_chain_file(certificate)?;
-        let nobody =
+        let no_grant =
             Grant { name: "", scopes: String::new(), lifetime: Duration::ZERO, is_renewed: false };
         let realm = Arc::new(Realm {
             url: format!("https://localhost:{}", listener.local_addr()?.port()),
             issuer,
             identity_key: PKey::from_rsa(Rsa::generate(2048)?)?,
-            grant: Mutex::new(nobody),
+            grant: Mutex::new(no_grant),
             nonces: Mutex::default(),
             renewals: AtomicU32::new(0),
         });

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use e2e::monitoring::server::program;
 use e2e::stack_description::checkout;
 use launcher::{HOST, Stack, eventually, free_port};
+use reqwest::Client;
+use reqwest::redirect::Policy;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -64,14 +66,19 @@ impl OAuth2Proxy {
             .kill_on_drop(true)
             .spawn()?;
         let proxy = OAuth2Proxy { url: format!("https://{address}"), _process: process };
-        let http =
-            reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build()?;
+        let http = http_client()?;
         eventually("oauth2-proxy", TIMEOUT, async || {
             Ok(http.get(format!("{}/ready", proxy.url)).send().await?.error_for_status()?)
         })
         .await?;
         Ok(proxy)
     }
+}
+
+/// A client that follows no redirect, and that accepts the certificates of the stack as the browser does.
+pub fn http_client() -> Result<Client> {
+    let client = Client::builder().no_proxy().redirect(Policy::none());
+    Ok(client.tls_danger_accept_invalid_certs(true).build()?)
 }
 
 /// The arguments of the container in the overlay.

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::control_room::authorization_server::{AuthorizationServer, Grant};
 use crate::control_room::browser::Browser;
-use crate::control_room::oauth2_proxy::{OAuth2Proxy, RENEWED_AFTER};
+use crate::control_room::oauth2_proxy::{OAuth2Proxy, RENEWED_AFTER, http_client};
 use crate::control_room::take_screenshot;
 use crate::fixture::{TIMEOUT, stack_permit};
 
@@ -111,12 +111,17 @@ async fn paste(browser: &Browser, token: &str) -> Result<()> {
     browser.click("form.sign-in button").await
 }
 
-/// The page of oauth2-proxy, and then that of the issuer.
-async fn sign_in(browser: &Browser, url: &str) -> Result<()> {
+/// From the page of oauth2-proxy to that of the issuer.
+async fn go_to_issuer(browser: &Browser, url: &str) -> Result<()> {
     browser.open(url).await?;
     browser.wait_for("Sign in with", TIMEOUT).await?;
+    take_screenshot(browser, "sign-in-proxy").await?;
     browser.click("button[type=submit]").await?;
-    browser.wait_for("Who are you?", TIMEOUT).await?;
+    browser.wait_for("Who are you?", TIMEOUT).await
+}
+
+async fn sign_in(browser: &Browser, url: &str) -> Result<()> {
+    go_to_issuer(browser, url).await?;
     browser.click("#agree").await
 }
 
@@ -139,11 +144,7 @@ async fn sign_in_at_the_issuer(
     let scopes = (0..300).map(|nth| format!(" scope-{nth:03}:read")).collect::<String>();
     let scopes = format!("{SCOPES}{scopes}");
     server.grant(Grant { name: "olga", scopes, lifetime: TOKEN_LIFETIME, is_renewed: false });
-    browser.open(url).await?;
-    browser.wait_for("Sign in with", TIMEOUT).await?;
-    take_screenshot(browser, "sign-in-proxy").await?;
-    browser.click("button[type=submit]").await?;
-    browser.wait_for("Who are you?", TIMEOUT).await?;
+    go_to_issuer(browser, url).await?;
     browser.click("#deny").await?;
     browser.wait_for("Forbidden", TIMEOUT).await?;
     sign_in(browser, url).await?;
@@ -157,11 +158,6 @@ async fn sign_in_at_the_issuer(
     stream_at_once(&cookies, url).await?;
     refuse_foreign_posts(&cookies, url).await?;
     sign_out(browser, url).await
-}
-
-fn http_client() -> Result<reqwest::Client> {
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    Ok(client.tls_danger_accept_invalid_certs(true).build()?)
 }
 
 /// What the control room sends arrives while its answer goes on.
@@ -252,7 +248,7 @@ async fn end_with_the_token(
     browser.wait_for("Sign in with", TIMEOUT).await
 }
 
-/// Somebody reaches the control room beside oauth2-proxy and writes its headers.
+/// An intruder reaches the control room without oauth2-proxy and sends the headers that oauth2-proxy would add.
 async fn trust_no_header(stack: &Stack) -> Result<()> {
     let issuer = stack.token_issuer()?.context("a secured stack has an issuer")?;
     let good = issuer.sign("vera", SCOPES, TOKEN_LIFETIME)?;

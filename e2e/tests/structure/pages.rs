@@ -1,27 +1,14 @@
-//! The pages: their size, their links, and that everything that they name exists.
+//! The pages: their links, and that everything that they name exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{read, root, sources};
+use super::{files, read, root, sources};
 
 /// Every page, from the root of the checkout.
 pub(super) fn pages() -> Vec<String> {
-    let mut found =
-        vec!["README.md".to_string(), "CONTRIBUTING.md".to_string(), "SECURITY.md".to_string()];
-    let mut folders = vec!["docs".to_string()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
-            let entry = entry.unwrap();
-            let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
-            match entry.path().is_dir() {
-                true => folders.push(path),
-                false if path.ends_with(".md") => found.push(path),
-                false => {}
-            }
-        }
-    }
-    found
+    let named = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(String::from);
+    named.into_iter().chain(files("docs", &[".md"])).collect()
 }
 
 /// The lines of a page that are no code.
@@ -82,10 +69,9 @@ fn every_link_leads_to_a_page_and_a_heading() {
 #[test]
 fn every_test_and_make_target_that_a_page_names_exists() {
     let folders = ["shared", "services", "e2e"];
-    let mut code = String::new();
-    for folder in folders {
-        collect(folder, &mut code);
-    }
+    // Of all sources, tests included.
+    let paths = folders.into_iter().flat_map(|folder| files(folder, &[".rs", ".java"]));
+    let code: String = paths.map(|path| read(&path)).collect();
     let makefile = read("Makefile");
     let mut wrong = Vec::new();
     for page in pages() {
@@ -131,20 +117,6 @@ fn every_file_that_a_page_names_exists() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-/// The text of all sources, tests included.
-fn collect(folder: &str, text: &mut String) {
-    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
-        let entry = entry.unwrap();
-        let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
-        match entry.path().is_dir() {
-            true if path.ends_with("/target") => {}
-            true => collect(&path, text),
-            false if path.ends_with(".rs") || path.ends_with(".java") => *text += &read(&path),
-            false => {}
-        }
-    }
 }
 
 #[test]

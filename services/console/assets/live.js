@@ -70,6 +70,13 @@
       expect(CONNECT_MILLIS_MAX);
     };
 
+    // The token of an operator ends while the page is open. If a proxy renews it, the stream goes on.
+    const ended = document.getElementById("sign-in-ended");
+    if (ended) {
+      const end = Date.now() + ended.dataset.seconds * 1000;
+      setInterval(() => { ended.hidden = Date.now() < end || connection[0] === "live"; }, 1000);
+    }
+
     // The tabs that were looked at last have a stream, and a hidden one has none.
     const tabs = new BroadcastChannel("streams"), tab = Math.random(), later = new Set();
     const pause = () => { close("paused"); tabs.postMessage([tab, false]); };
@@ -85,12 +92,6 @@
     window.addEventListener("focus", look);
     window.addEventListener("pagehide", pause);
     window.addEventListener("pageshow", look);
-  }
-  // The token of an operator ends while the page is open. If a proxy renews it, the stream goes on.
-  const ended = document.getElementById("sign-in-ended"), state = document.getElementById("stream-state");
-  if (ended && state) {
-    const end = Date.now() + ended.dataset.seconds * 1000;
-    setInterval(() => { ended.hidden = Date.now() < end || state.textContent === "live"; }, 1000);
   }
   // A form that gives something up asks once more.
   document.addEventListener("submit", (event) => {

@@ -19,13 +19,13 @@ pub struct PastedToken {
 
 /// Why there is no page of the control room yet.
 #[derive(Debug)]
-pub struct Refusal {
-    pub status: StatusCode,
-    pub text: String,
+struct Refusal {
+    status: StatusCode,
+    text: String,
 }
 
 impl Refusal {
-    pub fn new(status: StatusCode, text: impl ToString) -> Refusal {
+    fn new(status: StatusCode, text: impl ToString) -> Refusal {
         Refusal { status, text: text.to_string() }
     }
 
@@ -45,7 +45,7 @@ pub async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap
 }
 
 /// The page, and what was refused before.
-pub fn page(app: &App, headers: &HeaderMap, refusal: Option<Refusal>) -> Response {
+fn page(app: &App, headers: &HeaderMap, refusal: Option<Refusal>) -> Response {
     let proxy = app.settings.oauth2_proxy_prefix.as_ref();
     let body = html! {
         h1 { "Sign in" }
@@ -89,7 +89,7 @@ pub async fn accept_pasted(
 }
 
 /// The cookies for a token that the services accept.
-pub async fn accept(app: &App, token: &str) -> Result<Result<TokenCookies, Refusal>, PageError> {
+async fn accept(app: &App, token: &str) -> Result<Result<TokenCookies, Refusal>, PageError> {
     let cookies = token_cookies::store(token, app.is_encrypted).filter(|_| !token.is_empty());
     let Some(cookies) = cookies else {
         let text = "The services would not accept this access token.";
