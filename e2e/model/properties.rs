@@ -1,5 +1,6 @@
 //! The promises, and the whole space of what can happen to them.
 
+use chassis::Outgoing;
 use stateright::{Model, Property};
 
 use crate::mutants::Mutant;
@@ -32,7 +33,7 @@ impl<const N: usize> Model for SagaModel<N> {
             unprocessable: false,
         };
         let (rows, event) = place_order();
-        let placed = self.read_order(blank, &rows, Some(event));
+        let placed = self.read_order(blank, &rows, Some(Outgoing::from_event(&event)));
         vec![World { orders: [placed; N], available: self.units }]
     }
 
@@ -67,28 +68,17 @@ impl<const N: usize> Model for SagaModel<N> {
         vec![
             Property::always(NEVER_NEGATIVE, |_, world: &World<N>| world.available >= 0),
             Property::always(CONSERVED, |saga: &SagaModel<N>, world: &World<N>| {
-                world.available + world.orders.iter().map(|placed| placed.held).sum::<i8>()
-                    == saga.units
+                let held: i8 = world.orders.iter().map(|placed| placed.held).sum();
+                world.available + held == saga.units
             }),
             Property::always(CHARGED_ONCE, |_, world: &World<N>| {
-                world
-                    .orders
-                    .iter()
-                    .all(|placed| placed.charges <= 1 && placed.refunds <= placed.charges)
+                let mut orders = world.orders.iter();
+                orders.all(|placed| placed.charges <= 1 && placed.refunds <= placed.charges)
             }),
             Property::always(HELD_ONCE, |_, world: &World<N>| {
                 world.orders.iter().all(|placed| (0..=1).contains(&placed.held))
             }),
-            Property::always(ENDS_ONCE, |_, world: &World<N>| {
-                world.orders.iter().all(|placed| {
-                    let ends = placed.published & (Confirmed.bit() | Cancelled.bit());
-                    ends == match placed.status {
-                        Status::Pending => 0,
-                        Status::Confirmed => Confirmed.bit(),
-                        Status::Cancelled => Cancelled.bit(),
-                    }
-                })
-            }),
+            Property::always(ENDS_ONCE, |_, world: &World<N>| world.orders.iter().all(ends_once)),
             Property::always(PUBLISHED_ONCE, |_, world: &World<N>| {
                 world.orders.iter().all(|placed| !placed.published_twice)
             }),
@@ -107,19 +97,25 @@ impl<const N: usize> Model for SagaModel<N> {
             Property::sometimes("released", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Released))
             }),
-            Property::sometimes(
-                "cancelled before payment and stock received it",
-                |_, world: &World<N>| {
-                    world.orders.iter().any(|placed| {
-                        let void = (Some(payment::State::Void), Some(stock::State::Void));
-                        (placed.payment, placed.reservation) == void
-                    })
-                },
-            ),
+            Property::sometimes(OVERTAKEN_BY_CANCELLATION, |_, world: &World<N>| {
+                let void = (Some(payment::State::Void), Some(stock::State::Void));
+                world.orders.iter().any(|placed| (placed.payment, placed.reservation) == void)
+            }),
             Property::sometimes("out of stock", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Rejected))
             }),
         ]
+    }
+}
+
+const OVERTAKEN_BY_CANCELLATION: &str = "cancelled before payment and stock received it";
+
+fn ends_once(placed: &OrderState) -> bool {
+    let ends = placed.published & (Confirmed.bit() | Cancelled.bit());
+    ends == match placed.status {
+        Status::Pending => 0,
+        Status::Confirmed => Confirmed.bit(),
+        Status::Cancelled => Cancelled.bit(),
     }
 }
 

@@ -7,23 +7,20 @@ use crate::saga::{SagaModel, StepState};
 use crate::stock::Warehouse;
 use crate::world::EventKind::*;
 use crate::world::{EventKind, OrderState, World, deliveries};
-use chassis::{HandlerResult, Outcome};
+use chassis::{HandlerResult, Outgoing};
 
 impl<const N: usize> SagaModel<N> {
     pub fn read_order_result(
         &self,
         shown: OrderState,
-        answer: HandlerResult<impl Outcome>,
+        answer: HandlerResult<Outgoing>,
         rows: &Orders,
     ) -> OrderState {
         match answer {
             Ok(event) => self.read_order(shown, rows, event),
             Err(_) => {
-                assert_eq!(
-                    rows.order(ORDER),
-                    orders_from(&shown).order(ORDER),
-                    "an unprocessable event changes nothing"
-                );
+                let before = orders_from(&shown);
+                assert_eq!(rows.order(ORDER), before.order(ORDER), "it changes nothing");
                 OrderState { unprocessable: true, ..shown }
             }
         }
@@ -33,7 +30,7 @@ impl<const N: usize> SagaModel<N> {
         &self,
         shown: OrderState,
         rows: &Orders,
-        event: Option<impl Outcome>,
+        event: Option<Outgoing>,
     ) -> OrderState {
         let row = rows.order(ORDER).unwrap();
         let (status, payment_leg, stock_leg) = (row.status, row.payment, row.stock);
@@ -50,7 +47,7 @@ impl<const N: usize> SagaModel<N> {
     pub fn read_payment_result(
         &self,
         shown: OrderState,
-        answer: HandlerResult<impl Outcome>,
+        answer: HandlerResult<Outgoing>,
         rows: &Ledger,
     ) -> OrderState {
         let Ok(event) = answer else { return OrderState { unprocessable: true, ..shown } };
@@ -74,7 +71,7 @@ impl<const N: usize> SagaModel<N> {
     pub fn read_stock_result(
         &self,
         (shown, available): StepState,
-        answer: HandlerResult<impl Outcome>,
+        answer: HandlerResult<Outgoing>,
         rows: &Warehouse,
     ) -> StepState {
         let Ok(event) = answer else {
@@ -105,9 +102,9 @@ impl<const N: usize> SagaModel<N> {
         &self,
         after: OrderState,
         by: &str,
-        event: Option<impl Outcome>,
+        event: Option<Outgoing>,
     ) -> OrderState {
-        let Some(event) = event.and_then(Outcome::into_outgoing) else { return after };
+        let Some(event) = event else { return after };
         assert_eq!((event.topic.publisher, event.key.as_str()), (by, ORDER.to_string().as_str()));
         let kind = EventKind::from_outgoing(&event);
         if self.mutant.is_none() && kind != Cancelled {

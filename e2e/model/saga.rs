@@ -1,6 +1,6 @@
 //! A step: rows are built, the handler is called, and [`read_back`](crate::read_back) reads the rows back.
 
-use chassis::HandlerContext;
+use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing};
 use std::collections::HashMap;
 use std::sync::RwLock;
 
@@ -168,7 +168,7 @@ impl<const N: usize> SagaModel<N> {
             CancelOrder { order_id: ORDER, reason, caller: chassis::Caller::unrestricted() };
         let context = HandlerContext { causation_id: None, ..context() };
         match order_saga::cancel_order(&cancel, &mut rows, context) {
-            Ok(event) => self.read_order(shown, &rows, event),
+            Ok(event) => self.read_order(shown, &rows, event.and_then(Outcome::into_outgoing)),
             Err(refusal) => {
                 assert_eq!(refusal, order_saga::Refusal::AlreadyConfirmed);
                 assert_eq!(
@@ -182,7 +182,6 @@ impl<const N: usize> SagaModel<N> {
     }
 
     /// Builds the rows, calls the handler, reads the rows.
-    #[allow(clippy::too_many_lines)]
     pub fn deliver(
         &self,
         (shown, available): StepState,
@@ -190,86 +189,53 @@ impl<const N: usize> SagaModel<N> {
         kind: EventKind,
         funded: bool,
     ) -> StepState {
+        let none_subscribed = || unreachable!("{to:?} does not subscribe to {kind:?}");
         match to {
             Service::Order => {
-                let mut rows = orders_from(&shown);
-                let after = match kind {
-                    Verified => self.read_order_result(
-                        shown,
-                        order_saga::payment_verified(&verified(), &mut rows, context()),
-                        &rows,
-                    ),
-                    Declined => self.read_order_result(
-                        shown,
-                        order_saga::payment_declined(&declined(), &mut rows, context()),
-                        &rows,
-                    ),
+                let (mut rows, of) = (orders_from(&shown), context());
+                let orders = &mut rows;
+                let answer = match kind {
+                    Verified => published(order_saga::payment_verified(&verified(), orders, of)),
+                    Declined => published(order_saga::payment_declined(&declined(), orders, of)),
                     Refunded | PaymentVoid => {
                         let event = refunded(kind == Refunded);
-                        self.read_order_result(
-                            shown,
-                            order_saga::payment_refunded(&event, &mut rows, context()),
-                            &rows,
-                        )
+                        published(order_saga::payment_refunded(&event, orders, of))
                     }
-                    Reserved => self.read_order_result(
-                        shown,
-                        order_saga::stock_reserved(&reserved(), &mut rows, context()),
-                        &rows,
-                    ),
-                    Rejected => self.read_order_result(
-                        shown,
-                        order_saga::stock_rejected(&rejected(), &mut rows, context()),
-                        &rows,
-                    ),
+                    Reserved => published(order_saga::stock_reserved(&reserved(), orders, of)),
+                    Rejected => published(order_saga::stock_rejected(&rejected(), orders, of)),
                     Released | StockVoid => {
                         let event = released(kind == Released);
-                        self.read_order_result(
-                            shown,
-                            order_saga::stock_released(&event, &mut rows, context()),
-                            &rows,
-                        )
+                        published(order_saga::stock_released(&event, orders, of))
                     }
-                    Created | Cancelled | Confirmed => {
-                        unreachable!("order does not subscribe to {kind:?}")
-                    }
+                    Created | Cancelled | Confirmed => none_subscribed(),
                 };
-                (after, available)
+                (self.read_order_result(shown, answer, &rows), available)
             }
             Service::Payment => {
-                let mut rows = ledger_from(&shown, funded);
-                let after = match kind {
-                    Created => self.read_payment_result(
-                        shown,
-                        payment_saga::verify_payment(&created(), &mut rows, context()),
-                        &rows,
-                    ),
-                    Cancelled => self.read_payment_result(
-                        shown,
-                        payment_saga::refund_payment(&cancelled(), &mut rows, context()),
-                        &rows,
-                    ),
-                    _ => unreachable!("payment does not subscribe to {kind:?}"),
+                let (mut rows, of) = (ledger_from(&shown, funded), context());
+                let ledger = &mut rows;
+                let answer = match kind {
+                    Created => published(payment_saga::verify_payment(&created(), ledger, of)),
+                    Cancelled => published(payment_saga::refund_payment(&cancelled(), ledger, of)),
+                    _ => none_subscribed(),
                 };
-                (after, available)
+                (self.read_payment_result(shown, answer, &rows), available)
             }
             Service::Stock => {
-                let part = (shown, available);
-                let mut rows = warehouse_from(&shown, available, self.units);
-                match kind {
-                    Created => self.read_stock_result(
-                        part,
-                        stock_saga::reserve_stock(&created(), &mut rows, context()),
-                        &rows,
-                    ),
-                    Cancelled => self.read_stock_result(
-                        part,
-                        stock_saga::release_stock(&cancelled(), &mut rows, context()),
-                        &rows,
-                    ),
-                    _ => unreachable!("stock does not subscribe to {kind:?}"),
-                }
+                let (mut rows, of) = (warehouse_from(&shown, available, self.units), context());
+                let warehouse = &mut rows;
+                let answer = match kind {
+                    Created => published(stock_saga::reserve_stock(&created(), warehouse, of)),
+                    Cancelled => published(stock_saga::release_stock(&cancelled(), warehouse, of)),
+                    _ => none_subscribed(),
+                };
+                self.read_stock_result((shown, available), answer, &rows)
             }
         }
     }
+}
+
+/// What a handler publishes, as it leaves the service.
+fn published(answer: HandlerResult<impl Outcome>) -> HandlerResult<Outgoing> {
+    answer.map(|event| event.and_then(Outcome::into_outgoing))
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use e2e::admin::connector_container;
 use e2e::admin::connectors::{self, Carrier};
-use e2e::admin::dead_letters;
+use e2e::admin::dead_letters::{self, by_hand};
 use e2e::admin::erasure;
 use e2e::admin::hanging_transactions;
 use e2e::admin::order_timeline;
@@ -16,6 +16,7 @@ use e2e::admin::republish::{self, RepublishOptions};
 use e2e::admin::rewind::{self, RewindOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
+use e2e::client::operator::Operator;
 use e2e::console::{print_lines, printable_lines};
 use e2e::image_pins;
 use e2e::mutants::run as mutants;
@@ -27,12 +28,14 @@ use e2e::scenarios::chaos;
 use e2e::scenarios::crash_points;
 use e2e::scenarios::demo;
 use e2e::scenarios::hostile;
-use e2e::scenarios::long_outage;
 use e2e::scenarios::outage;
+use e2e::scenarios::outage::options::OutageOptions;
+use e2e::scenarios::runner::Outcome;
 use e2e::stack_description::{stack_description, with_console};
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
+use events::orders::CREATED;
 use launcher::Stack;
 use launcher::program::{self, StackCommand};
 use uuid::Uuid;
@@ -57,13 +60,11 @@ enum Command {
     /// Create the missing demo items and accounts
     Seed(seed::SeedOptions),
     /// Place orders, kill a component again and again, and prove that nothing was lost
-    Outage(outage::plan::OutageOptions),
+    Outage(OutageOptions),
     /// Kill the services at every crash point, on a stack of its own, and prove that nothing was lost
     CrashPoints(crash_points::CrashPointOptions),
     /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
     Chaos(chaos::ChaosOptions),
-    /// Stop stock for minutes while orders continue; it must catch up while new orders arrive
-    LongOutage(long_outage::LongOutageOptions),
     /// Make the fault of each alert, and show that it fires and resolves (ten minutes)
     Alerts(alerts::AlertOptions),
     /// Pass the connections of some ports to the instances of a service, until SIGTERM
@@ -102,10 +103,20 @@ enum Command {
     Pin,
     /// Generate a repository of your own with one service, which depends on the crates
     New(RepositoryOptions),
-    /// Generate a new service, from stock and a template
+    /// Generate a new service from the template
     Service { name: String },
+    /// Write what docker compose has of services that docker-compose.yml does not name
+    ComposeOverride,
     #[command(flatten)]
     DeadLetters(dead_letters::DeadLetterCommand),
+    /// Put a record that is not an event into orders.created
+    Poison,
+    /// Run a statement in a service's database, as its superuser
+    Sql {
+        service: String,
+        #[arg(env = "SQL")]
+        statement: String,
+    },
 }
 
 #[tokio::main]
@@ -120,6 +131,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<ExitCode> {
+    let out = &mut std::io::stdout();
     match command {
         Command::Stack(StackCommand::Up { instances }) => up(instances).await?,
         Command::Stack(command) => return command.run(&with_console()).await,
@@ -135,14 +147,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Chaos(options) => {
             return Ok(match chaos::run(&options).await? {
-                chaos::outcome::ChaosOutcome::Held => ExitCode::SUCCESS,
-                chaos::outcome::ChaosOutcome::Violated => ExitCode::FAILURE,
-                chaos::outcome::ChaosOutcome::Inconclusive => ExitCode::from(2),
+                Outcome::Held => ExitCode::SUCCESS,
+                Outcome::Violated => ExitCode::FAILURE,
+                Outcome::Inconclusive => ExitCode::from(2),
             });
-        }
-        Command::LongOutage(options) => {
-            let stack = create_stack()?.quiet();
-            return Ok(exit_code_if(long_outage::run(&stack, &options).await?));
         }
         Command::Hostile(options) => {
             let stack = create_stack()?.quiet();
@@ -157,17 +165,21 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Pin => image_pins::run()?,
         Command::New(options) => new_repository::run(&options)?,
         Command::Service { name } => new_service::run(&name)?,
+        Command::ComposeOverride => new_service::write_compose_overrides()?,
         Command::Republish(options) => {
             republish::print(&republish::run(&open_stack()?, &options).await?)
         }
         Command::DeadLetters(command) => {
-            let stack = open_stack()?;
-            return dead_letters::run(&stack, &command, &mut std::io::stdout()).await;
+            return Ok(exit_code_if(dead_letters::run(&operator()?, &command, out).await?));
         }
-        Command::Rewind(options) => rewind::run(&open_stack()?, &options).await?,
+        Command::Poison => by_hand::produce_poison(&open_stack()?, &CREATED, out).await?,
+        Command::Sql { service, statement } => {
+            by_hand::run_sql(&open_stack()?, &service, &statement, out).await?
+        }
+        Command::Rewind(options) => rewind::run(&operator()?, &options).await?,
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
         Command::EndTransactions => hanging_transactions::command(&open_stack()?).await?,
-        Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
+        Command::Rebuild => rebuild::print(&rebuild::run(&operator()?).await?),
         Command::Report => reporting::print(&reporting::report(&open_stack()?).await?),
         Command::Erase => {
             let (customer_id, replacement) =
@@ -175,8 +187,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             erasure::print(&erasure::run(&open_stack()?, customer_id, replacement).await?);
         }
         Command::Timeline { order_id } => {
-            let lines = order_timeline::run(&open_client()?, order_id).await?;
-            print_lines(&lines);
+            print_lines(&order_timeline::run(&operator()?, order_id).await?)
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -219,6 +230,11 @@ fn open_stack() -> Result<Stack> {
 /// A client of that stack.
 fn open_client() -> Result<Client> {
     Client::for_stack(&open_stack()?)
+}
+
+/// The operator of that stack, or of another deployment that variables name.
+fn operator() -> Result<Operator> {
+    Operator::from_environment()?.map_or_else(|| Operator::for_stack(&open_stack()?), Ok)
 }
 
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {

@@ -1,16 +1,16 @@
 //! Generates a separate repository: `make new DIR=../shop NAME=shop` writes a service that depends on the crates of
 //! Holdfast.
 //!
-//! The files come from `e2e/repository_template`, a repository of a service called shop. The name is inserted, and
-//! where the crates come from. The directory must be new or empty. Afterwards it is complete or unchanged.
+//! The files are those of `make service` and of `e2e/repository_template`. The name is inserted, and where the crates
+//! come from. The directory must be new or empty. Afterwards it is complete or unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::new_service::edits::run_rustfmt;
 use crate::new_service::names::{check_word, git};
+use crate::new_service::template::{self, TemplateFile};
 
 /// Where the crates lie in a checkout of Holdfast.
 const CRATES: [(&str, &str); 5] = [
@@ -24,41 +24,8 @@ const CRATES: [(&str, &str); 5] = [
 /// The version of all crates, which the template names as `0.1.0`.
 const TEMPLATE_VERSION: &str = "version = \"0.1.0\" }";
 
-/// The files of the template, by their path in the repository.
-macro_rules! template {
-    ($($path:literal: $file:literal,)*) => {
-        [$(($path, include_str!(concat!("../repository_template/", $file)))),*]
-    };
-}
-
-const FILES: [(&str, &str); 26] = template! {
-    "Cargo.toml": "Cargo.toml",
-    "Makefile": "Makefile",
-    "README.md": "README.md",
-    "Dockerfile": "Dockerfile",
-    ".dockerignore": "dockerignore",
-    ".gitignore": "gitignore",
-    ".cargo/config.toml": "cargo_config.toml",
-    ".rustfmt.toml": "rustfmt.toml",
-    ".github/workflows/ci.yml": "ci.yml",
-    "docker-compose.yml": "docker-compose.yml",
-    "asyncapi.json": "asyncapi.json",
-    "openapi.json": "openapi.json",
-    "build.rs": "build.rs",
-    "migrations/1_requests.sql": "migrations/1_requests.sql",
-    "schemas/requests.created.avsc": "schemas/requests.created.avsc",
-    "schemas/shop.accepted.avsc": "schemas/accepted.avsc",
-    "src/api.rs": "src/api.rs",
-    "src/bin/contracts.rs": "src/bin/contracts.rs",
-    "src/bin/stack.rs": "src/bin/stack.rs",
-    "src/events.rs": "src/events.rs",
-    "src/main.rs": "src/main.rs",
-    "src/requests.rs": "src/requests.rs",
-    "src/saga.rs": "src/saga.rs",
-    "src/stack_description.rs": "src/stack_description.rs",
-    "src/tests.rs": "src/tests.rs",
-    "tests/outage.rs": "tests/outage.rs",
-};
+/// The files that only a repository has.
+const OWN_FILES: &str = "e2e/repository_template";
 
 /// What to generate.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,22 +53,23 @@ pub fn run(options: &RepositoryOptions) -> Result<()> {
 /// Generates the repository. Returns its files.
 pub fn generate(directory: &Path, name: &str, from: Option<&str>) -> Result<Vec<PathBuf>> {
     check_word(name)?;
-    let file = Path::new(name).with_extension("rs");
-    let mut own = FILES.iter().map(|(path, _)| Path::new(path));
-    ensure!(
-        name != "request" && !own.any(|path| path.file_name() == Some(file.as_os_str())),
-        "`{name}` already has another meaning in a new repository: choose another name"
-    );
+    // The service whose events it consumes.
+    ensure!(name != "purchase", "`{name}` already has another meaning: choose another name");
+    let mut files = template::read(OWN_FILES, &[("shop", name)])?;
+    template::check_modules(name, &files)?;
     let is_empty = directory.read_dir().map_or(true, |mut files| files.next().is_none());
     ensure!(is_empty, "{} is not empty", directory.display());
     let location = from.map(location).transpose()?;
+    for (_, manifest) in files.iter_mut().filter(|(path, _)| path == "Cargo.toml") {
+        *manifest = with_location(manifest, location.as_ref());
+    }
     let directory = std::path::absolute(directory)?;
     let last = directory.file_name().context("the directory has no name")?;
     // Beside the directory: a rename stays within one file system.
     let mut incomplete = std::ffi::OsString::from(".incomplete-");
     incomplete.push(last);
     let incomplete = directory.with_file_name(incomplete);
-    let written = write_files(&incomplete, name, location.as_ref()).and_then(|written| {
+    let written = write_files(&incomplete, &files).and_then(|written| {
         fs::rename(&incomplete, &directory).context("the new repository could not be moved")?;
         Ok(written)
     });
@@ -112,23 +80,13 @@ pub fn generate(directory: &Path, name: &str, from: Option<&str>) -> Result<Vec<
     written?.into_iter().map(moved).collect()
 }
 
-fn write_files(directory: &Path, name: &str, location: Option<&Location>) -> Result<Vec<PathBuf>> {
+fn write_files(directory: &Path, files: &[TemplateFile]) -> Result<Vec<PathBuf>> {
     let _ = fs::remove_dir_all(directory);
-    let mut written = Vec::new();
-    for (path, text) in FILES {
-        let path = directory.join(path.replace("shop", name));
-        let text = text.replace("shop", name);
-        let text = if path.ends_with("Cargo.toml") { with_location(&text, location) } else { text };
-        fs::create_dir_all(path.parent().context("a file lies in a directory")?)?;
-        fs::write(&path, text).with_context(|| path.display().to_string())?;
-        written.push(path);
-    }
+    let mut written = template::write(directory, files)?;
     // The versions of dependencies that this checkout was tested with.
     let lockfile = include_str!("../../Cargo.lock");
     fs::write(directory.join("Cargo.lock"), lockfile)?;
     written.extend(contracts::record_versions(&directory.join("schemas"))?);
-    // The length of a line depends on the name.
-    run_rustfmt(directory, written.iter());
     let initialised = git().args(["init", "--quiet"]).arg(directory).status();
     let initialised = initialised.context("git cannot be started")?;
     ensure!(initialised.success(), "`git init` failed: {initialised}");
@@ -205,10 +163,11 @@ mod tests {
     /// A team has to read all of it.
     #[test]
     fn a_new_repository_is_small_and_knows_no_domain_of_ours() {
-        let rust = FILES.iter().filter(|(path, _)| path.ends_with(".rs"));
+        let files = template::read(OWN_FILES, &[]).unwrap();
+        let rust = files.iter().filter(|(path, _)| path.ends_with(".rs"));
         let lines: usize = rust.map(|(_, text)| text.lines().count()).sum();
         assert!(lines < 700, "{lines} lines of Rust");
-        for (path, text) in FILES {
+        for (path, text) in &files {
             let words = text.split(|c: char| !c.is_alphanumeric());
             for word in words.map(|word| word.to_lowercase()) {
                 let ours = ["order", "payment", "stock"];

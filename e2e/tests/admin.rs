@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::fixture::{Fixture, with_shared_fixture};
+use crate::fixture::*;
 
 /// The admin port is on loopback and has no password, so requests of a web page in a local browser
 /// must be distinguished from those of an operator.

@@ -6,13 +6,11 @@ use anyhow::{Context, Result, ensure};
 use e2e::client::http_client::Client;
 use e2e::client::identity::Identity;
 use e2e::client::order::Order;
-use e2e::stack_description::stack_description;
-use e2e::workload::seed::{self, CUSTOMERS};
-use launcher::{Stack, StackDescription, TokenIssuer, eventually};
+use e2e::workload::seed::CUSTOMERS;
+use launcher::{Stack, TokenIssuer};
 use tokio::time::sleep;
 
-use crate::fixture::stack_permit;
-use crate::fixture::{basket, under_load_without_errors};
+use crate::fixture::*;
 
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
@@ -25,13 +23,10 @@ const RETIRED_WITHIN: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_known_by_a_token_of_the_issuer_and_by_no_other() -> Result<()> {
     let _permit = stack_permit().await?;
-    let secure = StackDescription { secure: true, ..stack_description() };
-    let stack = Stack::ephemeral(&secure)?;
+    let stack = secured_stack()?;
     // Its issuer has the same name and another key.
-    let stranger = Stack::ephemeral(&secure)?;
-    stack.up().await?;
-    let client = Client::for_stack(&stack)?;
-    seed::run(&client).await?;
+    let stranger = secured_stack()?;
+    let client = start_and_seed(&stack).await?;
     let order = client.place_until_accepted(CUSTOMERS[0].customer_id, &basket()).await?;
     each_caller_sees_what_is_theirs(&stack, &stranger, &order).await?;
     keys_are_replaced_under_load(&stack, &client, &order).await
@@ -86,12 +81,8 @@ async fn keys_are_replaced_under_load(stack: &Stack, client: &Client, order: &Or
         Ok(after)
     })
     .await?;
-    eventually("the retired key to be refused", RETIRED_WITHIN, async || {
-        let status = status(stack, &url, Some(&before)).await?;
-        ensure!(status == 401, "{status}");
-        Ok(())
-    })
-    .await?;
+    let retired = async || status(stack, &url, Some(&before)).await;
+    wait_for("the retired key to be refused", RETIRED_WITHIN, retired, |it| *it == 401).await?;
     ensure!(status(stack, &url, Some(&after)).await? == 200, "the new key is valid");
     Ok(())
 }

@@ -5,7 +5,7 @@ use e2e::checker::change_log;
 use e2e::checker::run;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::fixture::{Fixture, place_orders, wait_until_confirmed, with_unverified_fixture};
+use crate::fixture::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transient_violation_is_found_with_the_change_log() -> Result<()> {

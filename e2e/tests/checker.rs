@@ -4,7 +4,7 @@ use anyhow::Result;
 use e2e::checker::coverage::Coverage;
 use e2e::workload::seed;
 
-use crate::fixture::{TIMEOUT, basket, line, rich_customer, with_unverified_fixture};
+use crate::fixture::*;
 
 /// One query of the checker for each topic states what must be in the topic. It proves nothing in a run in
 /// which the topic has no record.

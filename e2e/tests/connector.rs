@@ -7,18 +7,13 @@ use chassis::admin::republish::traceparent;
 use checker::{kafka, read_topic};
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::republish::{self, RepublishOptions};
-use e2e::checker::run;
 use e2e::client::http_client::Client;
-use e2e::stack_description::stack_description;
-use e2e::workload::seed;
 use events::TOPICS;
 use launcher::{Stack, eventually};
 use rdkafka::Message;
 use sqlx::{Connection, PgConnection};
 
-use crate::fixture::{
-    TIMEOUT, place_orders, stack_permit, wait_until_confirmed, without_unexpected_exits,
-};
+use crate::fixture::*;
 
 const FORGED_KEY: &str = "forged";
 
@@ -103,13 +98,10 @@ async fn republish_all(stack: &Stack, client: &Client) -> Result<Vec<PlainRecord
 /// The same events by the relays and by the connectors: equal in every byte, header and partition.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_records_of_the_connector_are_those_of_the_relay() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     without_unexpected_exits(&stack, async {
-        stack.up().await?;
-        let client = Client::for_stack(&stack)?;
-        seed::run(&client).await?;
-        wait_until_confirmed(&client, &place_orders(&client, 20).await?).await?;
+        let client = start_and_seed(&stack).await?;
+        confirm_orders(&client, 20).await?;
         let by_relay = republish_all(&stack, &client).await?;
         let once = republished(&by_relay);
 
@@ -122,9 +114,8 @@ async fn the_records_of_the_connector_are_those_of_the_relay() -> Result<()> {
         ensure!(doubled && once.len() > 60, "{} records, then {twice:?}", once.len());
 
         // Events with a cause have one header more.
-        wait_until_confirmed(&client, &place_orders(&client, 20).await?).await?;
-        let verdict = run::run(&client, &run::CheckOptions::default()).await?;
-        ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
+        confirm_orders(&client, 20).await?;
+        assert_verified(&client).await?;
         let all = read_all(&client).await?;
         let shapes = |records: &[PlainRecord]| {
             let shapes = records.iter().filter(|it| !it.is_republished());

@@ -7,23 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chassis::event::Topic;
-use checker::kafka;
+use checker::{kafka, read_topic};
 use e2e::client::kafka::admin_client;
-use e2e::stack_description::{checkout, stack_description};
+use e2e::stack_description::checkout;
 use launcher::Stack;
 use launcher::directories::programs_directory;
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{ClientConfig, Message};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, place_orders, stack_permit, wait_until_confirmed, with_exclusive_fixture,
-    with_shared_fixture,
-};
+use crate::fixture::*;
+
+type Admin = AdminClient<DefaultClientContext>;
 
 const TOPIC: &str = "orders.confirmed";
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -39,18 +36,10 @@ async fn contracts_applied_again_without_a_replication_factor_keep_the_one_of_a_
 {
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let admin = admin_client(client)?;
-        let topic = ResourceSpecifier::Topic(TOPIC);
-        let settings =
-            AlterConfig::new(topic).set(MIN_INSYNC_REPLICAS, "2").set(FLUSH_MESSAGES, "12345");
-        let settings = settings.set(RETENTION_MS, "3600000");
-        for altered in admin.alter_configs([&settings], &AdminOptions::new()).await? {
-            altered.map_err(|(_, error)| error)?;
-        }
-        let read = async |name: &str| -> Result<Option<String>> {
-            let described = admin.describe_configs([&topic], &AdminOptions::new()).await?;
-            let described = described.into_iter().next().context("no description")??;
-            Ok(described.get(name).and_then(|entry| entry.value.clone()))
-        };
+        let changed =
+            [(MIN_INSYNC_REPLICAS, "2"), (FLUSH_MESSAGES, "12345"), (RETENTION_MS, "3600000")];
+        change_topic(&admin, &changed).await?;
+        let read = async |name: &str| read_setting(&admin, name).await;
         let unset = apply(stack, "");
         let kept = (
             read(MIN_INSYNC_REPLICAS).await?,
@@ -71,6 +60,22 @@ async fn contracts_applied_again_without_a_replication_factor_keep_the_one_of_a_
         Ok(())
     })
     .await
+}
+
+async fn change_topic(admin: &Admin, settings: &[(&str, &str)]) -> Result<()> {
+    let topic = AlterConfig::new(ResourceSpecifier::Topic(TOPIC));
+    let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+    for altered in admin.alter_configs([&topic], &AdminOptions::new()).await? {
+        altered.map_err(|(_, error)| error)?;
+    }
+    Ok(())
+}
+
+async fn read_setting(admin: &Admin, name: &str) -> Result<Option<String>> {
+    let topic = ResourceSpecifier::Topic(TOPIC);
+    let described = admin.describe_configs([&topic], &AdminOptions::new()).await?;
+    let described = described.into_iter().next().context("no description")??;
+    Ok(described.get(name).and_then(|entry| entry.value.clone()))
 }
 
 fn apply(stack: &Stack, replication_factor: &str) -> Result<()> {
@@ -106,11 +111,7 @@ fn assert_refused(done: &Output, refused: &str, owner: &str) -> Result<()> {
 async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let admin = admin_client(client)?;
-        let topic = ResourceSpecifier::Topic(TOPIC);
-        let changed = AlterConfig::new(topic).set(RETENTION_MS, "3600000");
-        for altered in admin.alter_configs([&changed], &AdminOptions::new()).await? {
-            altered.map_err(|(_, error)| error)?;
-        }
+        change_topic(&admin, &[(RETENTION_MS, "3600000")]).await?;
         let topics = || -> Result<Vec<String>> {
             let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10))?;
             let mut names: Vec<_> = metadata.topics().iter().map(|it| it.name().into()).collect();
@@ -119,9 +120,7 @@ async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Res
         };
         let before = topics()?;
         let refused = contracts_command(stack, "another-stack")?.output()?;
-        let described = admin.describe_configs([&topic], &AdminOptions::new()).await?;
-        let described = described.into_iter().next().context("no description")??;
-        let retention = described.get(RETENTION_MS).and_then(|entry| entry.value.clone());
+        let retention = read_setting(&admin, RETENTION_MS).await?;
         // With its own name it can be repeated; this also restores the topic.
         apply(stack, "")?;
         apply(stack, "")?;
@@ -135,8 +134,7 @@ async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
     let names = ["one-stack", "other-stack"];
     let start = |name| -> Result<_> {
@@ -199,27 +197,20 @@ async fn the_headers_of_real_records_are_those_of_the_asyncapi_document() -> Res
 /// The headers of a topic's first record with a key.
 fn headers_of_key(
     kafka: &ClientConfig,
-    topic: &Topic,
+    topic: &'static Topic,
     key: &str,
 ) -> Result<BTreeMap<String, String>> {
-    let reader = kafka::create_consumer(kafka, "asyncapi")?;
-    let mut positions = TopicPartitionList::new();
-    for (partition, (low, _)) in (0..).zip(kafka::watermarks(&reader, topic.name)?) {
-        positions.add_partition_offset(topic.name, partition, Offset::Offset(low))?;
-    }
-    reader.assign(&positions)?;
-    loop {
-        let record = match reader.poll(TIMEOUT).context("there is no such record")? {
-            Err(KafkaError::PartitionEOF(_)) => continue,
-            record => record?,
-        };
-        if record.key() == Some(key.as_bytes()) {
-            let headers = kafka::headers(&record).context("the name of a header is not text")?;
+    let mut found = None;
+    read_topic(kafka, topic, |_, record| {
+        if record.key() == Some(key.as_bytes()) && found.is_none() {
+            let headers = kafka::headers(record).context("the name of a header is not text")?;
             let text = |value: Option<&[u8]>| String::from_utf8(value.unwrap_or_default().into());
             let headers = headers.iter().map(|it| Ok((it.key.to_string(), text(it.value)?)));
-            return headers.collect();
+            found = Some(headers.collect::<Result<_>>()?);
         }
-    }
+        Ok(())
+    })?;
+    found.context("there is no such record")
 }
 
 /// Each header of a record is in the document, and has the value that is constant there. No

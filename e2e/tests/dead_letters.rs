@@ -1,22 +1,22 @@
 //! Dead letters from outside: made by hand, found, read, replayed and discarded, with the commands
 //! in docs/operations.md.
 
-use std::process::ExitCode;
-
-use anyhow::{Result, ensure};
-use e2e::admin::dead_letters::{self, DeadLetterCommand};
-use e2e::client::http_client::Client;
+use anyhow::{Result, bail, ensure};
+use e2e::admin::dead_letters::{self, DeadLetterCommand, DiscardOptions, by_hand};
+use e2e::client::operator::Operator;
 use e2e::client::order::Order;
 use launcher::{Stack, eventually};
-use serde_json::Value;
+use ops_client::{DeadLetterFilter, DeadLetterSummary};
 
 use crate::fixture::{Fixture, TIMEOUT, basket, rich_customer, with_exclusive_fixture};
 
-/// The output of a command, and whether the command had its effect.
+/// The output of a command or its error, and whether the command had its effect.
 async fn run_command(stack: &Stack, command: DeadLetterCommand) -> Result<(bool, String)> {
     let mut out = Vec::new();
-    let code = dead_letters::run(stack, &command, &mut out).await?;
-    Ok((format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS), String::from_utf8(out)?))
+    match dead_letters::run(&Operator::for_stack(stack)?, &command, &mut out).await {
+        Ok(is_done) => Ok((is_done, String::from_utf8(out)?)),
+        Err(error) => Ok((false, error.to_string())),
+    }
 }
 
 pub async fn run_successfully(stack: &Stack, command: DeadLetterCommand) -> Result<String> {
@@ -25,8 +25,8 @@ pub async fn run_successfully(stack: &Stack, command: DeadLetterCommand) -> Resu
     Ok(output)
 }
 
-fn sql(service: &str, statement: &str) -> DeadLetterCommand {
-    DeadLetterCommand::Sql { service: service.into(), statement: statement.into() }
+async fn sql(stack: &Stack, service: &str, statement: &str) -> Result<()> {
+    by_hand::run_sql(stack, service, statement, &mut Vec::new()).await
 }
 
 pub fn replay(service: &str, id: impl ToString) -> DeadLetterCommand {
@@ -35,21 +35,30 @@ pub fn replay(service: &str, id: impl ToString) -> DeadLetterCommand {
 
 fn discard(service: &str, id: i64, yes: bool, cancel: bool, write_off: bool) -> DeadLetterCommand {
     let (service, reason) = (service.into(), "a test".into());
-    DeadLetterCommand::Discard { service, id, reason, yes, cancel, write_off }
+    DeadLetterCommand::Discard(DiscardOptions { service, id, reason, yes, cancel, write_off })
 }
 
 /// The one dead letter of a service that waits for an operator and belongs to this order.
-pub async fn dead_letter_for(client: &Client, service: &str, order: &Order) -> Result<i64> {
-    let url = format!("{}/dead-letters?limit=1000", client.addresses.admins[service]);
+pub async fn dead_letter_for(stack: &Stack, service: &str, order: &Order) -> Result<i64> {
+    let key = Some(order.order_id.to_string());
+    the_dead_letter(stack, service, |letter| letter.key == key).await
+}
+
+/// The one dead letter of a service that waits for an operator and matches.
+async fn the_dead_letter(
+    stack: &Stack,
+    service: &str,
+    matches: impl Fn(&DeadLetterSummary) -> bool,
+) -> Result<i64> {
+    let operator = Operator::for_stack(stack)?;
     eventually("the dead letter", TIMEOUT, async || {
-        let page: Value = client.get_url(&url).await?;
-        let letters = page["dead_letters"].as_array().into_iter().flatten();
-        let key = order.order_id.to_string();
-        let mut ids =
-            letters.filter(|letter| letter["key"] == *key).map(|l| l["dead_letter_id"].as_i64());
-        let id = ids.next().flatten();
-        ensure!(id.is_some() && ids.next().is_none(), "{page}");
-        Ok(id.unwrap_or_default())
+        let all = DeadLetterFilter::default();
+        let page = operator.ask()?.dead_letters(service, &all, 1_000).await?;
+        let mut found = page.dead_letters.iter().filter(|letter| matches(letter));
+        match (found.next(), found.next()) {
+            (Some(letter), None) => Ok(letter.dead_letter_id),
+            _ => bail!("{page:?}"),
+        }
     })
     .await
 }
@@ -61,13 +70,9 @@ pub async fn with_strict_check<T>(
     meanwhile: impl AsyncFnOnce() -> Result<T>,
 ) -> Result<T> {
     let add = format!("alter table {table} add constraint too_strict check ({check}) not valid");
-    run_successfully(stack, sql(service, &add)).await?;
+    sql(stack, service, &add).await?;
     let result = meanwhile().await;
-    run_successfully(
-        stack,
-        sql(service, &format!("alter table {table} drop constraint too_strict")),
-    )
-    .await?;
+    sql(stack, service, &format!("alter table {table} drop constraint too_strict")).await?;
     result
 }
 
@@ -80,7 +85,7 @@ async fn a_dead_letter_made_by_hand_is_found_read_and_replayed_to_a_confirmed_or
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let (order, id) = with_strict_check(stack, REFUSE_PAYMENTS, async || {
             let order = client.place_until_accepted(rich_customer(), &basket()).await?;
-            let id = dead_letter_for(client, "payment", &order).await?;
+            let id = dead_letter_for(stack, "payment", &order).await?;
             let (is_done, output) = run_command(stack, replay("payment", id)).await?;
             ensure!(!is_done && output.contains("still unprocessable"), "{output}");
             Ok((order, id))
@@ -110,7 +115,7 @@ async fn a_dead_letter_made_by_hand_is_found_read_and_replayed_to_a_confirmed_or
         let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
         ensure!(ended.status == "confirmed", "{ended:?}");
         let again = run_successfully(stack, replay("payment", id)).await?;
-        ensure!(again.contains("nothing was done"), "{again}");
+        ensure!(again.contains("nothing changed"), "{again}");
         Ok(())
     })
     .await
@@ -150,22 +155,13 @@ async fn a_bad_deployment_pauses_the_consumer_and_a_replay_of_all_ends_every_ord
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_of_undecodable_bytes_is_refused_and_they_can_be_discarded() -> Result<()> {
-    with_exclusive_fixture(async |Fixture { stack, client }| {
-        let poisoned = run_successfully(stack, DeadLetterCommand::Poison).await?;
+    with_exclusive_fixture(async |Fixture { stack, .. }| {
+        let mut out = Vec::new();
+        by_hand::produce_poison(stack, &events::orders::CREATED, &mut out).await?;
+        let poisoned = String::from_utf8(out)?;
         let position = poisoned.trim().rsplit(' ').next().unwrap_or_default().to_string();
         for service in ["payment", "stock"] {
-            let url = format!("{}/dead-letters?limit=1000", client.addresses.admins[service]);
-            let id = eventually("the dead letter", TIMEOUT, async || {
-                let page: Value = client.get_url(&url).await?;
-                let letters = page["dead_letters"].as_array().into_iter().flatten();
-                let at = |l: &&Value| {
-                    let topic = l["topic"].as_str().unwrap_or_default();
-                    format!("{topic}[{}]@{}", l["partition"], l["offset"]) == position
-                };
-                let id = letters.filter(at).find_map(|letter| letter["dead_letter_id"].as_i64());
-                id.ok_or_else(|| anyhow::anyhow!("{page}"))
-            })
-            .await?;
+            let id = the_dead_letter(stack, service, |it| it.position() == position).await?;
             let read = run_successfully(
                 stack,
                 DeadLetterCommand::DeadLetter { service: service.into(), id },
@@ -177,11 +173,9 @@ async fn a_replay_of_undecodable_bytes_is_refused_and_they_can_be_discarded() ->
             );
             let (is_done, output) = run_command(stack, replay(service, id)).await?;
             ensure!(!is_done && output.contains("not the magic 0"), "{output}");
-            let unconfirmed = run_command(stack, discard(service, id, false, false, false)).await;
-            ensure!(
-                unconfirmed.is_err_and(|e| e.to_string().contains("YES=1")),
-                "it was discarded without consent"
-            );
+            let (is_done, output) =
+                run_command(stack, discard(service, id, false, false, false)).await?;
+            ensure!(!is_done && output.contains("YES=1"), "without consent: {output}");
             run_successfully(stack, discard(service, id, true, false, false)).await?;
         }
         Ok(())
@@ -195,7 +189,7 @@ async fn an_order_whose_event_is_discarded_can_be_cancelled_and_ends() -> Result
         let Fixture { stack, client } = fixture;
         let order = with_strict_check(stack, REFUSE_PAYMENTS, async || {
             let order = client.place_until_accepted(rich_customer(), &basket()).await?;
-            let id = dead_letter_for(client, "payment", &order).await?;
+            let id = dead_letter_for(stack, "payment", &order).await?;
             run_successfully(stack, discard("payment", id, true, true, false)).await?;
             Ok(order)
         })
@@ -227,7 +221,7 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
         let no_refund = ("payment", "payments", "state <> 'refunded'");
         with_strict_check(stack, no_refund, async || {
             client.cancel_until_accepted(&order).await?;
-            let dead_letter_id = dead_letter_for(client, "payment", &order).await?;
+            let dead_letter_id = dead_letter_for(stack, "payment", &order).await?;
             let (is_done, refused) =
                 run_command(stack, discard("payment", dead_letter_id, true, false, false)).await?;
             let due = format!("{} EUR cents", order.total_cents);

@@ -13,10 +13,7 @@ use launcher::directories::programs_directory;
 use launcher::eventually;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::fixture::{
-    Fixture, all_stack_permits, basket, place_orders, restart_all, rich_customer,
-    with_exclusive_fixture, with_shared_fixture,
-};
+use crate::fixture::*;
 
 /// The environment that a service, and `contracts apply`, need to start; nothing listens at these
 /// addresses.
@@ -153,28 +150,26 @@ pub async fn with_environment(
 }
 
 /// Places one order, which must be confirmed soon.
-async fn assert_order_confirmed(fixture: &Fixture, within: Duration) -> Result<()> {
-    for order in place_orders(&fixture.client, 1).await? {
-        let ended = fixture.client.wait_until_ended(order.order_id, within).await?;
-        ensure!(ended.status == "confirmed", "{ended:?}");
-    }
-    Ok(())
+async fn assert_order_confirmed(fixture: &Fixture, seconds: u64) -> Result<()> {
+    let order = place_orders(&fixture.client, 1).await?;
+    wait_until_confirmed_within(&fixture.client, &order, Duration::from_secs(seconds)).await
 }
 
 /// R1. Docker puts the proxy of its client's configuration into the variables of every container.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alone() -> Result<()> {
     const NOWHERE: &str = "http://127.0.0.1:9";
-    let mut variables = Vec::new();
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        variables.push((name.to_string(), NOWHERE.to_string()));
-        variables.push((name.to_lowercase(), NOWHERE.to_string()));
-    }
-    for name in ["NO_PROXY", "no_proxy"] {
-        variables.push((name.to_string(), String::new()));
-    }
-    let variables: Vec<(&str, String)> =
-        variables.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let variables = [
+        ("HTTP_PROXY", NOWHERE),
+        ("http_proxy", NOWHERE),
+        ("HTTPS_PROXY", NOWHERE),
+        ("https_proxy", NOWHERE),
+        ("ALL_PROXY", NOWHERE),
+        ("all_proxy", NOWHERE),
+        ("NO_PROXY", ""),
+        ("no_proxy", ""),
+    ]
+    .map(|(name, value)| (name, value.to_string()));
     with_exclusive_fixture(async |fixture| {
         let mut contracts = tokio::process::Command::new(programs_directory()?.join("contracts"));
         contracts
@@ -187,27 +182,8 @@ async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alon
         let applied = timeout(Duration::from_secs(30), contracts.output());
         let applied = applied.await.context("contracts apply did not end within 30 s")??;
         ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
-        let within = Duration::from_secs(10);
-        with_environment(fixture, &variables, async || {
-            assert_order_confirmed(fixture, within).await
-        })
-        .await
-    })
-    .await
-}
-
-/// R2. If the slash stayed, the paths of requests would have an empty part, which registries answer
-/// with 404 or 400.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()> {
-    with_exclusive_fixture(async |fixture| {
-        let url = format!("{}/", fixture.stack.registry_url()?);
-        let variables = [("SCHEMA_REGISTRY_URL", url)];
-        let within = Duration::from_secs(5);
-        with_environment(fixture, &variables, async || {
-            assert_order_confirmed(fixture, within).await
-        })
-        .await
+        let ordered = async || assert_order_confirmed(fixture, 10).await;
+        with_environment(fixture, &variables, ordered).await
     })
     .await
 }
@@ -223,21 +199,20 @@ pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<(
     with_exclusive_fixture(async |fixture| {
         let Fixture { stack, client } = fixture;
         file_limit::set(stack, "order", "order", soft, hard)?;
-        stack.stop("order").await?;
-        stack.start("order").await?;
+        restart(stack, "order").await?;
         let tested = async {
             let address = stack.url("order")?.replace("http://", "");
             let kept =
                 KeepAliveClients::start(&address, "/items?limit=1", CLIENTS, REQUEST_INTERVAL);
-            eventually("the clients to be served", Duration::from_secs(20), async || {
-                ensure!(
-                    kept.response_count() > 2 * CLIENTS as u64,
-                    "{} answers",
-                    kept.response_count()
-                );
-                Ok(())
-            })
-            .await?;
+            let served = async |responses: u64| {
+                eventually("the clients to be served", Duration::from_secs(20), async || {
+                    let count = kept.response_count();
+                    ensure!(count > responses, "{count} answers, and not {responses}");
+                    Ok(())
+                })
+                .await
+            };
+            served(2 * CLIENTS as u64).await?;
             stack.kill("order-db").await?;
             sleep(Duration::from_secs(1)).await;
             stack.start("order-db").await?;
@@ -260,21 +235,11 @@ pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<(
                 })
                 .await?;
             }
-            let before = kept.response_count();
-            eventually("the clients to be served again", Duration::from_secs(20), async || {
-                ensure!(
-                    kept.response_count() > before + CLIENTS as u64,
-                    "{}",
-                    kept.response_count() - before
-                );
-                Ok(())
-            })
-            .await
+            served(kept.response_count() + CLIENTS as u64).await
         };
         let tested = tested.await;
         file_limit::reset(stack, "order")?;
-        stack.stop("order").await?;
-        stack.start("order").await?;
+        restart(stack, "order").await?;
         tested
     })
     .await

@@ -17,12 +17,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::dead_letters::{
-    REFUSE_PAYMENTS, dead_letter_for, replay, run_successfully, with_strict_check,
-};
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, line, wait_until_outbox_empty, with_exclusive_fixture,
-};
+use crate::fixture::*;
+use crate::personal_data::buy_after_a_dead_letter;
 
 const DEPOSIT_CENTS: i64 = 10_000_000;
 
@@ -73,8 +69,7 @@ async fn an_erased_customer_is_in_no_table_and_the_checker_accepts_no_other_diff
 
         let again = erasure::run(stack, customer, None).await?;
         ensure!(again.iter().all(|(_, erased)| erased.replaced == 0), "{again:?}");
-        let placed = client.place_until_accepted(customer, &basket()).await?;
-        let declined = client.wait_until_ended(placed.order_id, TIMEOUT).await?;
+        let declined = place_until(client, customer, "cancelled").await?;
         ensure!(declined.payment == "declined", "of a new customer: {declined:?}");
         Ok(())
     })
@@ -84,8 +79,7 @@ async fn an_erased_customer_is_in_no_table_and_the_checker_accepts_no_other_diff
 /// Orders that are declined, confirmed, rejected, cancelled and whose event was a dead letter; deposits with keys.
 async fn buy(Fixture { stack, client }: &Fixture, customer: Uuid, key: &str) -> Result<()> {
     let end = async |order_id| client.wait_until_ended(order_id, TIMEOUT).await;
-    let declined = client.place_until_accepted(customer, &basket()).await?;
-    ensure!(end(declined.order_id).await?.payment == "declined");
+    ensure!(place_until(client, customer, "cancelled").await?.payment == "declined");
     for key in [key.to_string(), format!("of-{customer}")] {
         client.deposit(customer, DEPOSIT_CENTS, &key).await?;
     }
@@ -95,15 +89,7 @@ async fn buy(Fixture { stack, client }: &Fixture, customer: Uuid, key: &str) -> 
     let too_many = [line(SCARCE_ITEM.sku, SCARCE_ITEM.delivered_quantity + 1)];
     let rejected = client.place_until_accepted(customer, &too_many).await?;
     ensure!(end(rejected.order_id).await?.stock == "rejected");
-    let (replayed, id) = with_strict_check(stack, REFUSE_PAYMENTS, async || {
-        let order = client.place_until_accepted(customer, &basket()).await?;
-        let id = dead_letter_for(client, "payment", &order).await?;
-        Ok((order, id))
-    })
-    .await?;
-    run_successfully(stack, replay("payment", id)).await?;
-    ensure!(end(replayed.order_id).await?.status == "confirmed");
-    Ok(())
+    buy_after_a_dead_letter(stack, client, customer).await
 }
 
 /// An order with an open leg refuses the erasure, and nothing is changed.

@@ -6,9 +6,7 @@ use checker::{check, outbox_log};
 use e2e::checker::sources::system;
 use faults::database_faults::execute;
 
-use crate::fixture::{
-    DRAIN_TIMEOUT, Fixture, place_orders, wait_until_confirmed, with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messaging_holds_after_an_outage_and_each_lost_or_unhandled_event_is_found() -> Result<()> {

@@ -60,28 +60,11 @@ fn without_git_nothing_is_written_and_the_next_try_works_beside_the_repository_o
 
 #[test]
 fn a_name_is_refused_with_the_reason_or_makes_a_repository_that_cargo_reads() -> Result<()> {
-    let refused = [
-        "stack",
-        "contracts",
-        "build",
-        "deps",
-        "examples",
-        "incremental",
-        "tokio",
-        "serde",
-        "uuid",
-        "saga",
-        "events",
-        "request",
-        "requests",
-        "main",
-        "test",
-        "connect",
-        "std",
-    ];
-    let taken = ["shop", "order", "user", "select", "replication", "all", "request2"];
+    let refused = "stack contracts build deps examples incremental tokio serde uuid saga events purchase purchases main \
+                   test connect std";
+    let taken = ["shop", "order", "user", "select", "replication", "all", "purchase2"];
     let scratch = Scratch::new("names")?;
-    for name in refused {
+    for name in refused.split_whitespace() {
         let output = scratch.generate(name, &[])?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success(), "{name} is taken");
@@ -109,13 +92,8 @@ fn target_directory(root: &Path, variables: &[(&str, &Path)]) -> Result<PathBuf>
 /// A command whose environment does not say where cargo builds.
 fn without_settings(program: &str, root: &Path) -> Command {
     let mut command = Command::new(program);
-    for name in [
-        "CARGO_TARGET_DIR",
-        "CARGO_BUILD_TARGET_DIR",
-        "CARGO_BUILD_TARGET",
-        "MAKEFLAGS",
-        "MAKELEVEL",
-    ] {
+    let names = "CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR CARGO_BUILD_TARGET MAKEFLAGS MAKELEVEL";
+    for name in names.split(' ') {
         command.env_remove(name);
     }
     command.current_dir(root);

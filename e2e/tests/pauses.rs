@@ -7,7 +7,7 @@ use launcher::eventually;
 use reqwest::Method;
 
 use crate::dead_letters::run_successfully;
-use crate::fixture::{Fixture, TIMEOUT, basket, rich_customer, with_exclusive_fixture};
+use crate::fixture::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_an_operator_pauses_handles_nothing_and_its_service_stays_ready()
@@ -16,11 +16,9 @@ async fn a_consumer_that_an_operator_pauses_handles_nothing_and_its_service_stay
         let until_paused = async || {
             eventually("payment's consumer to pause", TIMEOUT, async || {
                 let metrics = Metrics::fetch(stack, client, "payment").await?;
-                let paused = |cause| metrics.sum_with_label("consumer_paused", cause);
-                let (by_operator, by_circuit_breaker) =
-                    (paused("cause=\"operator\""), paused("cause=\"circuit_breaker\""));
-                let both = (by_operator, by_circuit_breaker);
-                ensure!(both == (Some(1.0), Some(0.0)), "{both:?}");
+                let both = ["cause=\"operator\"", "cause=\"circuit_breaker\""];
+                let both = both.map(|cause| metrics.sum_with_label("consumer_paused", cause));
+                ensure!(both == [Some(1.0), Some(0.0)], "{both:?}");
                 Ok(())
             })
             .await
@@ -41,16 +39,13 @@ async fn a_consumer_that_an_operator_pauses_handles_nothing_and_its_service_stay
         let ready = client.send(Method::GET, &ready, None, None).await?;
         ensure!(ready.is_success(), "a paused consumer serves clients: {}", ready.status);
 
-        stack.stop("payment").await?;
-        stack.start("payment").await?;
+        restart(stack, "payment").await?;
         until_paused().await?;
         is_waiting().await?;
         let list = DeadLetterCommand::DeadLetters { service: Some(service.clone()) };
         let listed = run_successfully(stack, list).await?;
-        ensure!(
-            listed.contains("the provider moves") && listed.contains("make resume"),
-            "{listed}"
-        );
+        let is_told = listed.contains("the provider moves") && listed.contains("make resume");
+        ensure!(is_told, "{listed}");
         run_successfully(stack, DeadLetterCommand::Resume { service }).await?;
         let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
         ensure!(ended.status == "confirmed", "{ended:?}");

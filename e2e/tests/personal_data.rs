@@ -8,7 +8,7 @@ use e2e::stack_description::SERVICES;
 use events::TOPICS;
 use futures::future::try_join_all;
 use launcher::Stack;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use reqwest::Method;
 use uuid::Uuid;
 
@@ -17,10 +17,7 @@ use crate::dead_letters::{
     REFUSE_PAYMENTS, dead_letter_for, replay, run_successfully, with_strict_check,
 };
 use crate::environment::with_environment;
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, component_names, wait_until_all_read, wait_until_outbox_empty,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 const DEPOSIT_CENTS: i64 = 1_000_000;
 
@@ -55,25 +52,24 @@ async fn the_id_of_a_customer_is_in_no_log_span_metric_or_open_topic() -> Result
 
 /// A declined order, a confirmed one, and one whose event was a dead letter of payment.
 async fn buy(Fixture { stack, client }: &Fixture, customer: Uuid) -> Result<()> {
-    let declined = client.place_until_accepted(customer, &basket()).await?;
-    let declined = client.wait_until_ended(declined.order_id, TIMEOUT).await?;
-    ensure!(declined.status == "cancelled", "without an account: {declined:?}");
+    place_until(client, customer, "cancelled").await.context("without an account")?;
     let key = Uuid::now_v7().to_string();
     let deposit = || client.deposit(customer, DEPOSIT_CENTS, &key);
     try_join_all((0..EQUAL_DEPOSITS).map(|_| deposit())).await?;
-    let confirmed = client.place_until_accepted(customer, &basket()).await?;
-    let confirmed = client.wait_until_ended(confirmed.order_id, TIMEOUT).await?;
-    ensure!(confirmed.status == "confirmed", "{confirmed:?}");
+    place_until(client, customer, "confirmed").await?;
+    buy_after_a_dead_letter(stack, client, customer).await
+}
+
+/// An order whose event is a dead letter of payment, which is replayed.
+pub async fn buy_after_a_dead_letter(stack: &Stack, client: &Client, customer: Uuid) -> Result<()> {
     let refused = with_strict_check(stack, REFUSE_PAYMENTS, async || {
         let refused = client.place_until_accepted(customer, &basket()).await?;
-        let id = dead_letter_for(client, "payment", &refused).await?;
+        let id = dead_letter_for(stack, "payment", &refused).await?;
         Ok((refused, id))
     });
     let (refused, id) = refused.await?;
     run_successfully(stack, replay("payment", id)).await?;
-    let replayed = client.wait_until_ended(refused.order_id, TIMEOUT).await?;
-    ensure!(replayed.status == "confirmed", "{replayed:?}");
-    Ok(())
+    wait_until_confirmed_within(client, &[refused], TIMEOUT).await
 }
 
 /// Requests that name the customer, and are read or refused.
@@ -136,10 +132,7 @@ impl Canary {
             let mut is_found = false;
             let read = || {
                 read_topic(kafka, topic, |_, message| {
-                    let headers = message.headers().into_iter().flat_map(|it| it.iter());
-                    let values = headers.filter_map(|header| header.value);
-                    let parts = values.chain(message.key()).chain(message.payload());
-                    is_found |= parts.into_iter().any(|part| self.is_in(part));
+                    is_found |= parts_of(message).any(|part| self.is_in(part));
                     Ok(())
                 })
             };
@@ -159,6 +152,13 @@ impl Canary {
         }
         Ok(())
     }
+}
+
+/// The values of the headers of a record, its key and its payload.
+pub fn parts_of<'a>(message: &'a BorrowedMessage<'_>) -> impl Iterator<Item = &'a [u8]> {
+    let headers = message.headers().into_iter().flat_map(|it| it.iter());
+    let values = headers.filter_map(|header| header.value);
+    values.chain(message.key()).chain(message.payload())
 }
 
 fn is_part(part: &[u8], bytes: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use chassis::event::avro::frame;
 use chassis::kafka::RECORD_BYTES_MAX;
 use e2e::client::http_client::Client;
 use e2e::client::kafka::create_producer;
-use e2e::client::sample_events::{POISON_KEY, schema_id, valid_body, valid_headers};
+use e2e::client::sample_events::{POISON_KEY, schema_id, valid_headers};
 use e2e::scenarios::poison::poison_all_topics;
 use e2e::stack_description::SERVICES;
 use events::TOPICS;
@@ -20,10 +20,7 @@ use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, rich_customer, wait_for_dead_letter, waiting_dead_letters,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 /// How long poison may block the records behind it. A schema that the registry cannot resolve takes
 /// some seconds, once; a stuck client is replaced after thirty.
@@ -47,7 +44,7 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
         // Poison precedes the events of an order in every partition, and lies between them.
         let poisoned = AtomicBool::new(false);
         let poisoning = async {
-            let positions = poison_all_topics(client, true).await;
+            let positions = poison_all_topics(client, true, &mut rand::rng()).await;
             poisoned.store(true, Ordering::Relaxed);
             positions
         };
@@ -55,9 +52,8 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
             let mut last_ones = 20;
             while last_ones > 0 {
                 last_ones -= i32::from(poisoned.load(Ordering::Relaxed));
-                let placed = client.place_until_accepted(rich_customer(), &basket()).await?;
-                let ended = client.wait_until_ended(placed.order_id, BLOCKED_MAX).await?;
-                ensure!(ended.status == "confirmed", "{ended:?}");
+                let placed = place_orders(client, 1).await?;
+                wait_until_confirmed_within(client, &placed, BLOCKED_MAX).await?;
             }
             Ok(())
         };
@@ -74,10 +70,8 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
             }
         }
         let after = stack.status().await?;
-        let pids = |status: &[launcher::ComponentStatus]| -> Vec<_> {
-            status.iter().map(|member| member.pid).collect()
-        };
-        assert_eq!(pids(&before), pids(&after), "a component crashed");
+        let pids = before.iter().map(|it| it.pid).eq(after.iter().map(|it| it.pid));
+        ensure!(pids, "a component crashed: {before:?} {after:?}");
         Ok(())
     })
     .await
@@ -104,11 +98,8 @@ async fn wait_for_poison(
     let ours = dead_letters.iter().filter(|(of, partition, offset, ..)| {
         of == topic && poison.contains(&(*partition, *offset))
     });
-    for (_, partition, offset, kind, reason) in ours {
-        ensure!(
-            !reason.is_empty() && kind == "undecodable",
-            "{partition}@{offset} of {topic}: {kind}: {reason}"
-        );
+    for letter @ (.., kind, reason) in ours {
+        ensure!(!reason.is_empty() && kind == "undecodable", "{letter:?}");
     }
     Ok(dead_letters.len())
 }
@@ -145,24 +136,6 @@ async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_s
         for ((before, grown_to), name) in before.iter().zip(grown_to).zip(SERVICES) {
             let grown = grown_to.saturating_sub(*before);
             ensure!(grown < GROWTH_BYTES_MAX, "{name} grew by {grown} bytes");
-        }
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_response_about_an_order_that_was_never_placed_is_a_dead_letter() -> Result<()> {
-    with_exclusive_fixture(async |Fixture { client, .. }| {
-        let producer = create_producer(client)?;
-        for topic in [&events::payments::VERIFIED, &events::stock::RELEASED] {
-            let record = frame(schema_id(client, topic).await?, &valid_body(topic)?);
-            let headers = valid_headers(topic, Uuid::now_v7());
-            let record =
-                FutureRecord::to(topic.name).key(POISON_KEY).payload(&record).headers(headers);
-            let landed = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
-            let position = (topic.name, landed.partition, landed.offset);
-            wait_for_dead_letter(client, "order", position, "unprocessable", TIMEOUT).await?;
         }
         Ok(())
     })

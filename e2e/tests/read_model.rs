@@ -6,22 +6,25 @@ use e2e::client::http_client::Client;
 use e2e::client::kafka;
 use e2e::client::sample_events::{schema_id, valid_body};
 use e2e::scenarios::poison;
-use e2e::stack_description::stack_description;
-use launcher::{Stack, eventually, retry_while};
+use launcher::{eventually, retry_while};
 use rdkafka::producer::FutureRecord;
+use reqwest::Method;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, rich_customer, stack_permit, with_exclusive_fixture,
-    without_unexpected_exits,
-};
+use crate::fixture::*;
 
 /// The items of a service, by SKU.
 async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
     let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
     let sql = "select sku, price_cents, version from items order by sku";
     Ok(sqlx::query_as(sql).fetch_all(&mut db).await?)
+}
+
+/// Waits until order has the items of stock.
+async fn wait_until_items_equal(client: &Client) -> Result<()> {
+    let both = async || Ok((items(client, "order").await?, items(client, "stock").await?));
+    wait_for("the items of stock", TIMEOUT, both, |(order, stock)| order == stock).await.map(drop)
 }
 
 /// A record of an item whose schema no registry has.
@@ -38,7 +41,10 @@ async fn rebuild(client: &Client) -> Result<Value> {
     let is_unavailable = |result: &Result<Value>| {
         result.as_ref().is_err_and(|refusal| refusal.to_string().contains(TOPIC_UNAVAILABLE))
     };
-    retry_while(TIMEOUT, async || e2e::admin::rebuild::run(client).await, is_unavailable).await
+    let url = format!("{}/items/rebuild", client.addresses.admins["order"]);
+    let rebuild =
+        async || client.send(Method::POST, &url, None, None).await?.accepted_json::<Value>();
+    retry_while(TIMEOUT, rebuild, is_unavailable).await
 }
 
 /// The message of a rebuild whose topic cannot be read for now.
@@ -92,12 +98,7 @@ async fn a_corrupted_read_model_is_rebuilt_from_its_topic_while_orders_go_on() -
         };
         let (first, (), ()) = tokio::try_join!(rebuilding, ordering, changing)?;
         ensure!(first["removed"] == 1 && first["repaired"].as_u64() >= Some(5), "{first}");
-        eventually("the read model to be stock's again", TIMEOUT, async || {
-            let (order, stock) = (items(client, "order").await?, items(client, "stock").await?);
-            ensure!(order == stock, "{order:?} is not {stock:?}");
-            Ok(())
-        })
-        .await?;
+        wait_until_items_equal(client).await?;
         let again = rebuild(client).await?;
         ensure!(again["removed"] == 0 && again["repaired"] == 0, "{again}");
         Ok(())
@@ -112,11 +113,7 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
     with_exclusive_fixture(async |Fixture { client, .. }| {
         let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
         client.put_item("unread", "Unread", 1).await?;
-        eventually("the order service to have the item", TIMEOUT, async || {
-            ensure!(items(client, "order").await? == items(client, "stock").await?);
-            Ok(())
-        })
-        .await?;
+        wait_until_items_equal(client).await?;
         for newer in [
             "update items set version = 99 where sku = 'unread'",
             "insert into items values ('unread too', 'Unread too', 1, 'EUR', 1)",
@@ -145,11 +142,7 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
             send_undecodable_item(client, "unread", Some(partition)).await?;
         }
         client.put_item("unread", "Unread", 3).await?;
-        eventually("the newest record to be consumed", TIMEOUT, async || {
-            ensure!(items(client, "order").await? == items(client, "stock").await?);
-            Ok(())
-        })
-        .await?;
+        wait_until_items_equal(client).await?;
         sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
         assert_rebuilt(client, [0, 0, 1]).await?;
         sqlx::query("update items set version = 3 where sku = 'unread'").execute(&mut db).await?;
@@ -178,8 +171,7 @@ async fn a_rebuild_adds_no_item_from_a_record_that_is_a_dead_letter() -> Result<
 /// is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_without_readable_items_changes_nothing_and_gives_the_reason() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     without_unexpected_exits(&stack, async {
         stack.up().await?;
         let client = Client::for_stack(&stack)?;

@@ -3,18 +3,15 @@
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
+use e2e::client::order::Order;
 use e2e::scenarios::poison::send_unprocessable;
-use e2e::scenarios::redelivery::{self, table_hashes};
+use e2e::scenarios::redelivery::{self, consumer_lag, reset_offsets, table_hashes};
 use e2e::stack_description::SERVICES;
 use events::{TOPICS, orders, payments, stock as stocks};
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, place_orders, rich_customer, wait_for_dead_letter,
-    wait_until_all_read, wait_until_confirmed, wait_until_outbox_empty, with_exclusive_fixture,
-};
-use e2e::scenarios::redelivery::{consumer_lag, reset_offsets};
+use crate::fixture::*;
 
 /// The hash of every table, but for the clock's, to which a running service adds a row each minute.
 async fn rows_of_all_services(client: &Client) -> Result<Vec<(String, String)>> {
@@ -39,10 +36,8 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
             held.push(redelivery::withhold(client, service, &orders::CREATED).await?);
         }
         try_join_all(both.map(|service| stack.start(service))).await?;
-        for order in &orders {
-            let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
-            ensure!((&*ended.payment, &*ended.stock) == ("void", "void"), "{ended:?}");
-        }
+        let is_void = |it: &Order| (&*it.payment, &*it.stock) == ("void", "void");
+        wait_until_each(client, &orders, "the orders to end", is_void).await?;
         try_join_all(both.map(|service| stack.stop(service))).await?;
         for held in held {
             redelivery::release(client, held).await?;
@@ -53,7 +48,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
         }
         for order in &orders {
             let ended = client.get_order(order.order_id).await?;
-            ensure!((&*ended.payment, &*ended.stock) == ("void", "void"), "{ended:?}");
+            ensure!(is_void(&ended), "{ended:?}");
         }
         Ok(())
     })
@@ -68,8 +63,7 @@ async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> 
             (&payments::VERIFIED, "reserved", "waiting"),
             (&stocks::RESERVED, "waiting", "verified"),
         ] {
-            stack.stop("order").await?;
-            stack.start("order").await?;
+            restart(stack, "order").await?;
             stack.pause("payment").await?;
             stack.pause("stock").await?;
             let orders = place_orders(client, 10).await?;
@@ -89,10 +83,8 @@ async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> 
             wait_until_all_read(client, "order").await?;
             for order in &orders {
                 let order = client.get_order(order.order_id).await?;
-                ensure!(
-                    (&*order.status, &*order.stock, &*order.payment) == ("pending", there, missing),
-                    "{order:?}"
-                );
+                let states = (&*order.status, &*order.stock, &*order.payment);
+                ensure!(states == ("pending", there, missing), "{order:?}");
             }
             stack.stop("order").await?;
             redelivery::release(client, held).await?;
@@ -109,10 +101,10 @@ async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> 
 async fn every_record_written_again_once_to_three_times_changes_no_row() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
         let Fixture { client, .. } = fixture;
-        wait_until_confirmed(client, &place_orders(client, 40).await?).await?;
+        confirm_orders(client, 40).await?;
         fixture.verify().await?;
         let before = rows_of_all_services(client).await?;
-        let written = redelivery::produce_again(client, 2_000).await?;
+        let written = redelivery::produce_again(client, 2_000, &mut rand::rng()).await?;
         ensure!(written > 200, "only {written}");
         for service in SERVICES {
             wait_until_all_read(client, service).await?;
@@ -133,22 +125,17 @@ async fn unprocessable_events_become_dead_letters_and_delay_no_valid_ones() -> R
         let order = client.place_until_accepted(rich_customer(), &basket()).await?;
         let order = client.wait_until_ended(order.order_id, TIMEOUT).await?;
         for _ in 0..2 {
-            wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+            confirm_orders(client, 5).await?;
             let positions = send_unprocessable(client, &order).await?;
             let began = Instant::now();
-            wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+            confirm_orders(client, 5).await?;
             ensure!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
             for topic in TOPICS {
                 for service in topic.subscribers {
                     for (partition, offset) in positions.get(topic.name).into_iter().flatten() {
-                        wait_for_dead_letter(
-                            client,
-                            service,
-                            (topic.name, *partition, *offset),
-                            "unprocessable",
-                            TIMEOUT,
-                        )
-                        .await?;
+                        let position = (topic.name, *partition, *offset);
+                        wait_for_dead_letter(client, service, position, "unprocessable", TIMEOUT)
+                            .await?;
                     }
                 }
             }
@@ -164,7 +151,7 @@ async fn unprocessable_events_become_dead_letters_and_delay_no_valid_ones() -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_whose_offsets_are_gone_reads_everything_again_and_loses_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
-        wait_until_confirmed(client, &place_orders(client, 25).await?).await?;
+        confirm_orders(client, 25).await?;
         for service in SERVICES {
             stack.stop(service).await?;
             let meanwhile = match service {
@@ -187,13 +174,7 @@ async fn a_group_whose_offsets_are_gone_reads_everything_again_and_loses_nothing
 async fn replaying_every_topic_from_offset_0_changes_no_row_and_publishes_nothing() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
         let Fixture { stack, client } = fixture;
-        for order in try_join_all(
-            (0..20).map(async |_| client.place_until_accepted(rich_customer(), &basket()).await),
-        )
-        .await?
-        {
-            client.wait_until_ended(order.order_id, TIMEOUT).await?;
-        }
+        confirm_orders(client, 20).await?;
         let before = fixture.verify().await?.records;
         for service in SERVICES {
             stack.stop(service).await?;

@@ -11,15 +11,11 @@ use e2e::client::sample_events;
 use e2e::scenarios::order_faults;
 use events::orders::CREATED;
 use faults::registry_gateway::RegistryGateway;
-use launcher::{Stack, eventually};
+use launcher::Stack;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, line, place_orders, rich_customer, waiting_dead_letters,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 /// How long other orders may take meanwhile.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,14 +37,10 @@ async fn send_with_schema(client: &Client, id: u32) -> Result<()> {
     Ok(())
 }
 
-/// Places orders that must be confirmed within that time.
-async fn wait_until_others_confirmed(client: &Client, orders: &[Order]) -> Result<()> {
-    let deadline = Instant::now() + OTHERS_TIMEOUT;
-    for order in orders {
-        let ended = client.wait_until_ended(order.order_id, deadline - Instant::now()).await?;
-        ensure!(ended.status == "confirmed", "{ended:?}");
-    }
-    Ok(())
+/// Places orders, which must be confirmed in that time.
+async fn confirm_others(client: &Client) -> Result<()> {
+    let orders = place_orders(client, 12).await?;
+    wait_until_confirmed_within(client, &orders, OTHERS_TIMEOUT).await
 }
 
 async fn count_dead_letters_with_reason(
@@ -87,8 +79,7 @@ pub async fn with_registry_gateway(
 async fn set_registry(stack: &Stack, url: Option<&str>) -> Result<()> {
     for service in READERS {
         stack.set_environment(service, "SCHEMA_REGISTRY_URL", url)?;
-        stack.stop(service).await?;
-        stack.start(service).await?;
+        restart(stack, service).await?;
     }
     Ok(())
 }
@@ -99,14 +90,12 @@ async fn a_schema_id_that_the_registry_refuses_makes_dead_letters_and_delays_no_
     with_registry_gateway(async |Fixture { client, .. }, gateway| {
         gateway.reject("/schemas/ids/777", 403, 40301);
         send_with_schema(client, 777).await?;
-        wait_until_others_confirmed(client, &place_orders(client, 12).await?).await?;
+        confirm_others(client).await?;
         for service in READERS {
-            eventually("a dead letter for each record", TIMEOUT, async || {
-                let letters = count_dead_letters_with_reason(client, service, "schema 777").await?;
-                ensure!(letters == CREATED.partitions as usize, "{letters} at {service}");
-                Ok(())
-            })
-            .await?;
+            let count =
+                async || count_dead_letters_with_reason(client, service, "schema 777").await;
+            let records = CREATED.partitions as usize;
+            wait_for("a dead letter for each record", TIMEOUT, count, |it| *it == records).await?;
         }
         Ok(())
     })
@@ -127,7 +116,7 @@ pub async fn while_a_rule_refuses_an_order(
     let tested = async {
         let refused = place_large_order(client).await?;
         ensure!(refused.total_cents > order_faults::LARGE_PAYMENT_CENTS, "{refused:?}");
-        wait_until_others_confirmed(client, &place_orders(client, 12).await?).await?;
+        confirm_others(client).await?;
         let log = std::fs::read_to_string(stack.log_file("payment")?)?;
         let waits = log.lines().find(|line| line.contains("too large for our rules"));
         let waits = waits.context("no line of the log reports that the event waits")?;

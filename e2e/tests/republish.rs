@@ -6,13 +6,11 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use e2e::admin::republish::{self, RepublishOptions};
+use e2e::client::order::Order;
 use e2e::stack_description::SERVICES;
 use launcher::directories::programs_directory;
-use launcher::eventually;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, place_orders, wait_until_confirmed, with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 const PENDING_ORDERS: usize = 150;
 
@@ -22,17 +20,11 @@ const PENDING_ORDERS: usize = 150;
 async fn after_the_broker_lost_its_disk_republishing_ends_every_order() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
         let Fixture { stack, client } = fixture;
-        wait_until_confirmed(client, &place_orders(client, 20).await?).await?;
+        confirm_orders(client, 20).await?;
         stack.kill("stock-db").await?;
         let orders = place_orders(client, PENDING_ORDERS).await?;
-        eventually("every payment to be verified", TIMEOUT, async || {
-            for order in &orders {
-                let order = client.get_order(order.order_id).await?;
-                ensure!(order.payment == "verified" && order.status == "pending", "{order:?}");
-            }
-            Ok(())
-        })
-        .await?;
+        let is_paid = |it: &Order| it.payment == "verified" && it.status == "pending";
+        wait_until_each(client, &orders, "every payment to be verified", is_paid).await?;
         republish::lose_disk(stack).await?;
         stack.start("stock-db").await?;
 
@@ -65,12 +57,10 @@ async fn a_lost_disk_is_survived_by_restarted_services_and_republishing_twice_is
         republish::run(stack, &RepublishOptions::default()).await?;
         wait_until_confirmed(client, &orders).await?;
         let key = orders[0].order_id.to_string();
-        let one_key = RepublishOptions { key: Some(key), ..RepublishOptions::default() };
-        let republished = republish::run(stack, &one_key).await?;
+        let of_key = |key: &str| RepublishOptions { key: Some(key.into()), ..Default::default() };
+        let republished = republish::run(stack, &of_key(&key)).await?;
         ensure!(republished == [("order", 2), ("payment", 1), ("stock", 1)], "{republished:?}");
-        let unknown =
-            RepublishOptions { key: Some("unknown".into()), ..RepublishOptions::default() };
-        ensure!(republish::run(stack, &unknown).await.is_err());
+        ensure!(republish::run(stack, &of_key("unknown")).await.is_err());
         Ok(())
     })
     .await

@@ -9,9 +9,7 @@ use faults::group_offsets::{Stranger, delete_records, reset_to_end};
 use launcher::eventually;
 use tokio::time::sleep;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, place_orders, wait_until_confirmed, with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 const TOPIC: &str = "orders.created";
 
@@ -70,23 +68,17 @@ async fn records_that_were_deleted_unread_are_reported_and_their_orders_end_afte
         crate::fixture::wait_until_outbox_empty(client, "order").await?;
         delete_records(&stack.kafka_client()?, TOPIC).await?;
         stack.start("payment").await?;
-        eventually("the gap is counted", TIMEOUT, async || {
-            let counted = gaps(fixture, "deleted").await?;
-            ensure!(counted > 0.0, "{counted}");
-            Ok(())
-        })
-        .await?;
+        let deleted = async || gaps(fixture, "deleted").await;
+        wait_for("the gap is counted", TIMEOUT, deleted, |count| *count > 0.0).await?;
         let log = std::fs::read_to_string(stack.log_file("payment")?)?;
         let told = |line: &&str| line.contains("ERROR") && line.contains("were deleted before");
         ensure!(log.lines().any(|line| told(&line)), "it is not in the log");
-        eventually("the oldest pending order is measured", TIMEOUT, async || {
+        let age = async || {
             let metrics = Metrics::fetch(stack, client, "order").await?;
             let waits = "waits_for=\"payment\"";
-            let age = metrics.sum_with_label("pending_order_oldest_seconds", waits);
-            ensure!(age > Some(5.0), "{age:?}");
-            Ok(())
-        })
-        .await?;
+            Ok(metrics.sum_with_label("pending_order_oldest_seconds", waits))
+        };
+        wait_for("the oldest order to be measured", TIMEOUT, age, |age| *age > Some(5.0)).await?;
         let order = RepublishOptions { service: Some("order".to_string()), ..Default::default() };
         republish::run(stack, &order).await?;
         wait_until_confirmed(client, &placed).await

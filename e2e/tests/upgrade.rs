@@ -5,17 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::checker::run;
-use e2e::client::http_client::Client;
 use e2e::mutants::worktree::Worktree;
 use e2e::stack_description::{SERVICES, stack_description};
 use e2e::workload::load;
 use e2e::workload::options::Load;
-use e2e::workload::seed;
 use launcher::Stack;
 use launcher::directories::programs_directory;
 
-use crate::fixture::without_unexpected_exits;
+use crate::fixture::*;
 
 /// Stopping and starting an instance takes some seconds, and there are twelve of these steps. The
 /// load covers all of them.
@@ -59,9 +56,7 @@ pub async fn upgrade_and_roll_back(newer: &Path) -> Result<()> {
 
 async fn roll_under_load(stack: &Stack, newer: &Path) -> Result<()> {
     stack.set_instances(2).await?;
-    stack.up().await?;
-    let client = Client::for_stack(stack)?;
-    seed::run(&client).await?;
+    let client = start_and_seed(stack).await?;
     let load = Load { rate: 40, duration: LOAD_DURATION, ..Load::default() };
     let older = programs_directory()?;
     let roll = async || -> Result<()> {
@@ -85,9 +80,8 @@ async fn roll_under_load(stack: &Stack, newer: &Path) -> Result<()> {
     let summary_text = summary.lines().join("\n");
     ensure!(took < LOAD_DURATION, "it took {took:?}: not all of it was under load\n{summary_text}");
     ensure!(summary.holds() && summary.answered_all(), "a client noticed:\n{summary_text}");
-    let verdict =
-        run::run(&client, &run::CheckOptions { timeout: Duration::from_secs(60) }).await?;
-    ensure!(verdict.holds() && verdict.dead_letters_waiting == 0, "{}", verdict.lines().join("\n"));
+    let verdict = verify_within(&client, Duration::from_secs(60)).await?;
+    ensure!(verdict.dead_letters_waiting == 0, "{}", verdict.lines().join("\n"));
     for name in instances(stack)? {
         let log = std::fs::read_to_string(stack.log_file(&name)?)?;
         ensure!(!log.contains("panicked"), "{name} panicked");

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::stack_description::stack_description;
 use futures::future::try_join_all;
 use launcher::directories::programs_directory;
-use launcher::{Stack, StackDescription, eventually};
+use launcher::{Stack, eventually};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -15,7 +14,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
-use crate::fixture::{TIMEOUT, stack_permit};
+use crate::fixture::*;
 
 /// How long a client of Kafka tries to connect. The right one needs a few milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -23,10 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 #[tokio::test(flavor = "multi_thread")]
 async fn no_wire_of_a_secured_stack_serves_a_client_without_a_name() -> Result<()> {
     let _permit = stack_permit().await?;
-    let secure = StackDescription { secure: true, ..stack_description() };
-    let stack = Stack::ephemeral(&secure)?;
+    let stack = secured_stack()?;
     // Its certificates are those of another authority.
-    let stranger = Stack::ephemeral(&secure)?;
+    let stranger = secured_stack()?;
     stack.up_infrastructure().await?;
     kafka_knows_its_clients(&stack, &stranger).await?;
     databases_know_their_clients(&stack, &stranger).await?;
@@ -38,8 +36,7 @@ async fn no_wire_of_a_secured_stack_serves_a_client_without_a_name() -> Result<(
 async fn an_instance_whose_password_kafka_refuses_is_not_ready_and_says_so() -> Result<()> {
     const INSTANCE: &str = "order-2";
     let _permit = stack_permit().await?;
-    let secure = StackDescription { secure: true, ..stack_description() };
-    let stack = Stack::ephemeral(&secure)?;
+    let stack = secured_stack()?;
     stack.up_infrastructure().await?;
     stack.apply_contracts(&programs_directory()?).await?;
     stack.migrate("order").await?;
@@ -78,10 +75,10 @@ async fn probe(stack: &Stack, instance: &str, path: &str) -> Result<String> {
 async fn kafka_knows_its_clients(stack: &Stack, stranger: &Stack) -> Result<()> {
     let (platform, service) = (stack.kafka_client()?, stack.kafka_client_as("order")?);
     reaches_kafka(platform.clone()).await.context("the platform")?;
-    let with = |client: &ClientConfig, settings: &[(&str, String)]| {
+    let with = |client: &ClientConfig, settings: &[&str], value: &str| {
         let mut client = client.clone();
-        for (key, value) in settings {
-            client.set(*key, value);
+        for setting in settings {
+            client.set(*setting, value);
         }
         client
     };
@@ -89,30 +86,23 @@ async fn kafka_knows_its_clients(stack: &Stack, stranger: &Stack) -> Result<()> 
     let foreign = |setting: &str| foreign.get(setting).unwrap_or_default().to_string();
     let foreign_ca = foreign("ssl.ca.location");
     let foreign_certificate = foreign("ssl.certificate.location");
-    let plaintext = ("security.protocol", "plaintext".to_string());
+    let certificate = ["ssl.certificate.location", "ssl.key.location"];
     let mut nameless = platform.clone();
-    nameless.remove("ssl.certificate.location");
-    nameless.remove("ssl.key.location");
+    for setting in certificate {
+        nameless.remove(setting);
+    }
+    let protocol = ["security.protocol"];
     let refused = [
-        ("plaintext at the platform's listener", with(&platform, std::slice::from_ref(&plaintext))),
-        ("plaintext at a service's listener", with(&service, &[plaintext])),
+        ("plaintext at the platform's listener", with(&platform, &protocol, "plaintext")),
+        ("plaintext at a service's listener", with(&service, &protocol, "plaintext")),
         ("no certificate", nameless),
-        (
-            "a certificate of another authority",
-            with(
-                &platform,
-                &[
-                    ("ssl.certificate.location", foreign_certificate.clone()),
-                    ("ssl.key.location", foreign_certificate),
-                ],
-            ),
-        ),
+        ("a certificate of another authority", with(&platform, &certificate, &foreign_certificate)),
         (
             "a server of an authority that the client does not trust",
-            with(&platform, &[("ssl.ca.location", foreign_ca)]),
+            with(&platform, &["ssl.ca.location"], &foreign_ca),
         ),
-        ("a password that is wrong", with(&service, &[("sasl.password", "wrong".to_string())])),
-        ("TLS without a password", with(&service, &[("security.protocol", "ssl".to_string())])),
+        ("a password that is wrong", with(&service, &["sasl.password"], "wrong")),
+        ("TLS without a password", with(&service, &protocol, "ssl")),
     ];
     let tried = refused.map(async |(what, client)| {
         ensure!(reaches_kafka(client).await.is_err(), "Kafka serves {what}");

@@ -6,23 +6,18 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use e2e::stack_description::stack_description;
 
-use crate::cases::Case;
+use crate::cases::{Case, Experiment};
 use crate::environment::BenchEnvironment;
-use crate::experiments::Experiment;
 use crate::other_commit::OtherCommit;
 use crate::plan::MeasurementPlan;
 use crate::report::{RATIO_PREFIX, Report, Run, SAGAS_PER_SECOND, is_ratio_figure};
-use crate::{Arguments, measure_side_by_side};
+use crate::{Arguments, measure_and_close};
 
 /// The name of this checkout among the commits.
 const THIS: &str = "this checkout";
 
 /// Measures a closed loop on a stack of this checkout and on one of each commit, and reports the ratios of each turn.
-pub async fn measure(
-    arguments: &Arguments,
-    plan: &MeasurementPlan,
-    report: &mut Report,
-) -> Result<()> {
+pub async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let commits: Vec<OtherCommit> =
         arguments.against.iter().map(|it| OtherCommit::build(it)).collect::<Result<_>>()?;
     let versions = [None].into_iter().chain(commits.iter().map(Some));
@@ -36,14 +31,20 @@ pub async fn measure(
             .push(BenchEnvironment::open(&description, &directory, None, pgbench, version).await?);
         names.push(name);
     }
-    let turn = async |stacks: &[BenchEnvironment], nth: u32, report: &mut Report| {
-        for case in Experiment::Closed.cases(plan) {
-            let stacks: Vec<_> = names.iter().map(String::as_str).zip(stacks).collect();
-            measure_turn(&stacks, nth, case, plan, report).await?;
+    let plan = &arguments.plan;
+    measure_and_close(stacks, arguments, report, async |stacks, report| {
+        let stacks: Vec<_> = names.iter().map(String::as_str).zip(&*stacks).collect();
+        for nth in 0..plan.repeats {
+            eprintln!("turn {} of {}", nth + 1, plan.repeats);
+            for case in Experiment::Closed.cases(plan) {
+                measure_turn(&stacks, nth, case, plan, report).await?;
+            }
+            // A later turn may fail.
+            report.write(&arguments.into)?;
         }
         Ok(())
-    };
-    measure_side_by_side(stacks, arguments, plan, report, turn).await
+    })
+    .await
 }
 
 /// One measurement of each stack. Each turn begins with the next one, and every other turn goes round backwards.

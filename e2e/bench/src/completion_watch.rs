@@ -32,8 +32,7 @@ enum Slot {
 #[derive(Default)]
 struct CompletionTable {
     slots: Mutex<HashMap<Uuid, Slot>>,
-    confirmed: AtomicU64,
-    cancelled: AtomicU64,
+    ended: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -79,10 +78,9 @@ impl CompletionWatch {
         Ok(ended?)
     }
 
-    /// The number of confirmed and cancelled orders so far.
-    pub fn counts(&self) -> (u64, u64) {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (of(&self.table.confirmed), of(&self.table.cancelled))
+    /// The number of orders that have ended so far.
+    pub fn count(&self) -> u64 {
+        self.table.ended.load(Ordering::Relaxed)
     }
 }
 
@@ -95,12 +93,7 @@ impl Drop for CompletionWatch {
 fn read_completions(reader: &BaseConsumer, table: &CompletionTable) {
     while !table.stopped.load(Ordering::Relaxed) {
         let Some(Ok(message)) = reader.poll(Duration::from_millis(200)) else { continue };
-        let count = if message.topic() == COMPLETION_TOPICS[0] {
-            &table.confirmed
-        } else {
-            &table.cancelled
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        table.ended.fetch_add(1, Ordering::Relaxed);
         let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
         let Some(order_id) = key.and_then(|key| Uuid::parse_str(key).ok()) else { continue };
         let at = Instant::now();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,14 +18,13 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::access::Access;
-use crate::books::unpaid_cents;
 use crate::completion_watch::CompletionWatch;
 use crate::cpu_costs::{self, Costs};
-use crate::loads::{Load, Measurements, RunningLoad, Target};
+use crate::loads::{Load, RunningLoad, Target};
 use crate::other_commit::OtherCommit;
 use crate::preload;
 use crate::workload::{CUSTOMER_COUNT, Workload, customer_id, sku_name};
-use crate::yardstick::YardstickRunner;
+use crate::yardstick::{Yardstick, YardstickRunner};
 
 /// Enough for every order of every run.
 const DEPOSITED_CENTS: i64 = 10_000_000_000_000;
@@ -161,14 +160,9 @@ impl BenchEnvironment {
         Ok(())
     }
 
-    /// Switches the preloaded orders on or off, and starts a new baseline.
-    pub async fn use_preloaded(&mut self, old: bool) -> Result<()> {
-        preload::select_tables(&mut self.connect_database().await?, old).await?;
-        let [order, payment, _] = self.books().await?;
-        self.baseline =
-            Baseline { started_at: Utc::now(), unpaid_cents: unpaid_cents(&order, &payment)? };
-        *self.accepted.get_mut() = 0;
-        Ok(())
+    /// Runs the yardstick, with one client or with many.
+    pub async fn run_yardstick(&self, lasting: Duration, alone: bool) -> Result<Yardstick> {
+        self.yardstick.run(&self.stack, &self.client.addresses, lasting, alone).await
     }
 
     /// Begins to place orders.
@@ -188,13 +182,6 @@ impl BenchEnvironment {
     fn order_urls(&self) -> Result<Vec<String>> {
         let instances = self.stack.instances_of("order")?;
         instances.iter().map(|name| self.stack.url(name)).collect()
-    }
-
-    /// Waits until every order of a finished load has ended.
-    pub async fn finish(&self, measurements: &Measurements) -> Result<()> {
-        let accepted = measurements.accepted.load(Ordering::Relaxed);
-        self.accepted.fetch_add(i64::try_from(accepted)?, Ordering::Relaxed);
-        self.wait_until_settled().await
     }
 
     /// Runs a load until Java's compilers have settled, since they take processor time of the

@@ -33,15 +33,13 @@ mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use e2e::stack_description::stack_description;
 
+use crate::cases::Experiment;
 use crate::environment::BenchEnvironment;
-use crate::experiments::Experiment;
-use crate::loads::CONNECTIONS_MAX;
 use crate::plan::MeasurementPlan;
 use crate::report::Report;
 
@@ -54,24 +52,8 @@ struct Arguments {
     /// `reference` is the one that the file e2e/bench/reference names
     #[arg(long, value_delimiter = ' ', conflicts_with = "parts")]
     against: Vec<String>,
-    #[arg(long, default_value_t = 3)]
-    repeats: u32,
-    /// The duration of each measurement
-    #[arg(long, default_value_t = 8)]
-    seconds: u64,
-    /// The duration of the load before each measurement
-    #[arg(long, default_value_t = 4)]
-    warm_seconds: u64,
-    /// The longest load before all measurements, until Java's compilers have settled
-    #[arg(long, default_value_t = 240)]
-    warm_first_seconds: u64,
-    /// The numbers of callers in closed loops, one after the other
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = callers)]
-    callers: Vec<usize>,
-    /// The number of preloaded orders for the experiment `old`; ten million take 13 GB of disk, and
-    /// are kept
-    #[arg(long, default_value_t = 10_000_000)]
-    old_orders: i64,
+    #[command(flatten)]
+    plan: MeasurementPlan,
     /// The directory of bench.md and bench.json
     #[arg(long, default_value = "target/bench")]
     into: PathBuf,
@@ -81,17 +63,6 @@ struct Arguments {
     /// Leave the stack running for inspection
     #[arg(long)]
     stay: bool,
-}
-
-fn callers(text: &str) -> Result<usize, String> {
-    let count = text.parse().map_err(|_| "it is not a number".to_string())?;
-    if (1..=CONNECTIONS_MAX).contains(&count) {
-        return Ok(count);
-    }
-    Err(format!(
-        "from 1 to {CONNECTIONS_MAX}: the order service keeps no more connections open, so additional \
-         callers would only take turns"
-    ))
 }
 
 #[tokio::main]
@@ -108,7 +79,6 @@ async fn main() -> ExitCode {
 /// Describes the stack and the machine, and places orders until the compilers of Java have settled.
 async fn warm_up(
     environment: &BenchEnvironment,
-    arguments: &Arguments,
     plan: &MeasurementPlan,
     report: &mut Report,
 ) -> Result<()> {
@@ -116,32 +86,24 @@ async fn warm_up(
     report.environment.insert("Yardstick".to_string(), environment.yardstick.describe());
     report.environment.insert("Measured".to_string(), plan.describe());
     eprintln!("{}", report.environment_lines());
-    let at_most = Duration::from_secs(arguments.warm_first_seconds);
-    let warmed_up = environment.warm_up(at_most).await?;
+    let warmed_up = environment.warm_up(plan.first_warm_up).await?;
     eprintln!("- Warmed up: {warmed_up}");
     report.environment.insert("Warmed up".to_string(), warmed_up);
     Ok(())
 }
 
-/// Measures stacks that run at the same time, in turns, and closes them. `turn` gets the number of its turn.
-async fn measure_side_by_side(
-    stacks: Vec<BenchEnvironment>,
+/// Measures stacks that run at the same time, and closes them.
+async fn measure_and_close(
+    mut stacks: Vec<BenchEnvironment>,
     arguments: &Arguments,
-    plan: &MeasurementPlan,
     report: &mut Report,
-    turn: impl AsyncFn(&[BenchEnvironment], u32, &mut Report) -> Result<()>,
+    measure: impl AsyncFnOnce(&mut [BenchEnvironment], &mut Report) -> Result<()>,
 ) -> Result<()> {
     let measured = async {
         for stack in &stacks {
-            warm_up(stack, arguments, plan, report).await?;
+            warm_up(stack, &arguments.plan, report).await?;
         }
-        for nth in 0..plan.repeats {
-            eprintln!("turn {} of {}", nth + 1, plan.repeats);
-            turn(&stacks, nth, report).await?;
-            // A later turn may fail.
-            report.write(&arguments.into)?;
-        }
-        anyhow::Ok(())
+        measure(&mut stacks, report).await
     };
     let measured = measured.await;
     if !arguments.stay {
@@ -152,70 +114,43 @@ async fn measure_side_by_side(
     measured
 }
 
-/// Measures some experiments on one stack, and closes it.
-async fn measure_on(
-    mut environment: BenchEnvironment,
-    parts: Vec<Experiment>,
-    arguments: &Arguments,
-    plan: &MeasurementPlan,
-    report: &mut Report,
-) -> Result<()> {
-    let measured = async {
-        warm_up(&environment, arguments, plan, report).await?;
-        for part in parts {
-            part.run(&mut environment, plan, report).await?;
-            // A later part may fail.
-            report.write(&arguments.into)?;
-        }
-        anyhow::Ok(())
-    };
-    let measured = measured.await;
-    if !arguments.stay {
-        environment.close().await?;
-    }
-    measured
-}
-
 async fn run(arguments: Arguments) -> Result<()> {
-    let plan = MeasurementPlan {
-        repeats: arguments.repeats,
-        warm_up: Duration::from_secs(arguments.warm_seconds),
-        duration: Duration::from_secs(arguments.seconds),
-        callers: arguments.callers.clone(),
-        old_orders: arguments.old_orders,
-    };
     let mut report = Report::default();
     Report::delete_previous(&arguments.into)?;
-    measure_stacks(&arguments, &plan, &mut report).await?;
+    measure_stacks(&arguments, &mut report).await?;
     println!("{}", report.markdown());
     println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
     Ok(())
 }
 
 /// Measures on stacks that the benchmark starts: one without preloaded orders and one with them, or one for each commit.
-async fn measure_stacks(
-    arguments: &Arguments,
-    plan: &MeasurementPlan,
-    report: &mut Report,
-) -> Result<()> {
+async fn measure_stacks(arguments: &Arguments, report: &mut Report) -> Result<()> {
     if !arguments.against.is_empty() {
-        return against::measure(arguments, plan, report).await;
+        return against::measure(arguments, report).await;
     }
     let parts = match &arguments.parts[..] {
         [] => Experiment::value_variants(),
         parts => parts,
     };
-    let (old, others): (Vec<Experiment>, Vec<Experiment>) =
-        parts.iter().partition(|part| **part == Experiment::Old);
-    for (old, parts) in [(false, others), (true, old)] {
+    let plan = &arguments.plan;
+    for is_old in [false, true] {
+        let parts: Vec<Experiment> =
+            parts.iter().copied().filter(|part| (*part == Experiment::Old) == is_old).collect();
         if parts.is_empty() {
             continue;
         }
-        let old = old.then_some(plan.old_orders);
-        let pgbench = !arguments.without_pgbench;
-        let environment =
+        let (old, pgbench) = (is_old.then_some(plan.old_orders), !arguments.without_pgbench);
+        let stack =
             BenchEnvironment::open(&stack_description(), "bench", old, pgbench, None).await?;
-        measure_on(environment, parts, arguments, plan, report).await?;
+        measure_and_close(vec![stack], arguments, report, async |stacks, report| {
+            for part in parts {
+                part.run(&mut stacks[0], plan, report).await?;
+                // A later part may fail.
+                report.write(&arguments.into)?;
+            }
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }

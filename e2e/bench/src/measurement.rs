@@ -48,28 +48,22 @@ impl BenchEnvironment {
         for (component, bytes) in memory {
             run.set(&format!("MB {component}"), bytes / 1e6);
         }
-        for (what, figure) in [
-            (
-                "placed/s",
-                sample_count(&measurements.post_latency)? as f64 / plan.duration.as_secs_f64(),
-            ),
-            ("refused/s", refused as f64 / plan.duration.as_secs_f64()),
-            ("POST p50 ms", percentile_ms(&measurements.post_latency, 50.0)),
-            ("POST p99 ms", percentile_ms(&measurements.post_latency, 99.0)),
-            ("end p50 ms", percentile_ms(&measurements.completion_latency, 50.0)),
-            ("end p99 ms", percentile_ms(&measurements.completion_latency, 99.0)),
-            ("load average", load_average),
-        ] {
-            run.set(what, figure);
+        let each_second = |count: u64| count as f64 / plan.duration.as_secs_f64();
+        let (posts, ends) = (&measurements.post_latency, &measurements.completion_latency);
+        run.set("placed/s", each_second(sample_count(posts)?));
+        run.set("refused/s", each_second(refused));
+        run.set("load average", load_average);
+        for (what, of) in [("POST", posts), ("end", ends)] {
+            run.set(&format!("{what} p50 ms"), percentile_ms(of, 50.0));
+            run.set(&format!("{what} p99 ms"), percentile_ms(of, 99.0));
         }
         // With fewer orders it would be one of the ten slowest.
-        if sample_count(&measurements.completion_latency)? >= 10_000 {
-            run.set("end p99.9 ms", percentile_ms(&measurements.completion_latency, 99.9));
+        if sample_count(ends)? >= 10_000 {
+            run.set("end p99.9 ms", percentile_ms(ends, 99.9));
         }
         if let Some(offered) = offered {
             run.set("offered/s", offered);
-            let turned_away = measurements.dropped.load(Ordering::Relaxed);
-            run.set("dropped/s", turned_away as f64 / plan.duration.as_secs_f64());
+            run.set("dropped/s", each_second(measurements.dropped.load(Ordering::Relaxed)));
         }
         for (what, of) in [("commit p50 ms", 0.5), ("commit p99 ms", 0.99)] {
             if let Some(took) = commits.get((commits.len() as f64 * of) as usize) {

@@ -27,9 +27,6 @@ pub struct OtherCommit {
 impl OtherCommit {
     /// Builds the programs of a commit, unless an earlier run did: it takes minutes, and ten gigabytes of disk until it
     /// is done. They are kept under `target/commits`.
-    ///
-    /// # Errors
-    /// If there is no such commit, or it does not compile.
     pub fn build(revision: &str) -> Result<OtherCommit> {
         let revision = if revision == REFERENCE.0 { REFERENCE.1.trim() } else { revision };
         let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
@@ -46,9 +43,6 @@ impl OtherCommit {
     }
 
     /// Lets a stack run the programs from its next start on.
-    ///
-    /// # Errors
-    /// If the stack was deleted.
     pub fn prepare(&self, stack: &Stack) -> Result<()> {
         stack.set_all_programs(&self.programs)?;
         for service in SERVICES.iter().filter(|_| self.has_operator_port) {
@@ -60,9 +54,6 @@ impl OtherCommit {
     }
 
     /// Changes where the load finds what the commit has in another place.
-    ///
-    /// # Errors
-    /// If the stack was deleted.
     pub fn adapt(&self, addresses: &mut Addresses, stack: &Stack) -> Result<()> {
         // The books were on the port of the probes.
         for service in SERVICES.iter().filter(|_| self.has_operator_port) {

@@ -1,6 +1,6 @@
 //! The results, as Markdown and JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -28,6 +28,11 @@ pub const RATIO_PREFIX: &str = "ratio ";
 
 /// The load of the machine before the run, and of other processes during it.
 const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
+/// The columns of the first two tables.
+const RATES: &str = "offered/s, sagas/s, published/s, × tx4, tx4 % apart, POST p50 ms, POST p99 ms, commit p50 ms, \
+    commit p99 ms, end p50 ms, end p99 ms, end p99.9 ms, refused/s, dropped/s, CPU µs/saga, Postgres CPU × tx4";
+const RATIOS: &str = "tx4/s, Postgres µs/tx4, tx4 alone p50 ms, commit p50 × tx4 alone, end p50 × tx4 alone, \
+    goodput × peak, drained/s, drained/s from its start, drain × peak, × without";
 /// Each prefix has a table of its own.
 const COST_PREFIXES: [&str; 6] =
     [RATIO_PREFIX, CPU_PREFIX, "MB ", "% of a core ", "bytes/saga ", "work/saga "];
@@ -137,23 +142,20 @@ impl Report {
 
     /// Names in the order in which they first ran, each with the spread of its figures.
     pub fn spreads(&self) -> Vec<(String, BTreeMap<String, Spread>)> {
-        let mut names: Vec<&String> = Vec::new();
+        let mut all: Vec<(String, BTreeMap<String, Vec<f64>>)> = Vec::new();
         for run in &self.runs {
-            if !names.contains(&&run.name) {
-                names.push(&run.name);
-            }
-        }
-        names.into_iter().map(|name| (name.clone(), self.spread_of(name))).collect()
-    }
-
-    fn spread_of(&self, name: &str) -> BTreeMap<String, Spread> {
-        let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for run in self.runs.iter().filter(|run| run.name == name) {
+            let nth = all.iter().position(|(name, _)| *name == run.name).unwrap_or_else(|| {
+                all.push((run.name.clone(), BTreeMap::new()));
+                all.len() - 1
+            });
             for (what, figure) in &run.figures {
-                figures.entry(what.clone()).or_default().push(*figure);
+                all[nth].1.entry(what.clone()).or_default().push(*figure);
             }
         }
-        figures.into_iter().map(|(what, figures)| (what, spread(figures))).collect()
+        let spreads = |figures: BTreeMap<String, Vec<f64>>| {
+            figures.into_iter().map(|(what, figures)| (what, spread(figures))).collect()
+        };
+        all.into_iter().map(|(name, figures)| (name, spreads(figures))).collect()
     }
 
     pub fn environment_lines(&self) -> String {
@@ -164,51 +166,21 @@ impl Report {
 
     pub fn markdown(&self) -> String {
         let mut text = format!("# Benchmark\n\n{}\n", self.environment_lines());
-        let rates = [
-            "offered/s",
-            SAGAS_PER_SECOND,
-            "published/s",
-            "× tx4",
-            "tx4 % apart",
-            "POST p50 ms",
-            "POST p99 ms",
-            "commit p50 ms",
-            "commit p99 ms",
-            "end p50 ms",
-            "end p99 ms",
-            "end p99.9 ms",
-            "refused/s",
-            "dropped/s",
-            "CPU µs/saga",
-            "Postgres CPU × tx4",
-        ];
-        let ratios = [
-            "tx4/s",
-            "Postgres µs/tx4",
-            "tx4 alone p50 ms",
-            "commit p50 × tx4 alone",
-            "end p50 × tx4 alone",
-            "goodput × peak",
-            "drained/s",
-            "drained/s from its start",
-            "drain × peak",
-            "× without",
-        ];
         let spreads = self.spreads();
         let _ = writeln!(text, "\nMedian (min to max) of all repeats.\n");
-        text += &table(&spreads, &[&rates[..], &CONTEXT_FIGURES].concat());
-        text += "\n";
-        text += &table(&spreads, &[&ratios[..], &CONTEXT_FIGURES].concat());
-        let mut costs: Vec<String> =
-            self.runs.iter().flat_map(|run| run.figures.keys().cloned()).collect();
-        costs.sort();
-        costs.dedup();
+        for figures in [RATES, RATIOS] {
+            text +=
+                &table(&spreads, &figures.split(", ").chain(CONTEXT_FIGURES).collect::<Vec<_>>());
+            text += "\n";
+        }
+        let costs: BTreeSet<&str> =
+            self.runs.iter().flat_map(|run| run.figures.keys().map(String::as_str)).collect();
         for prefix in COST_PREFIXES {
             let columns: Vec<&str> =
-                costs.iter().map(String::as_str).filter(|what| what.starts_with(prefix)).collect();
+                costs.iter().copied().filter(|what| what.starts_with(prefix)).collect();
             if !columns.is_empty() {
-                text += "\n";
                 text += &table(&spreads, &columns);
+                text += "\n";
             }
         }
         text

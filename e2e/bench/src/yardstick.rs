@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::client::addresses::Addresses;
 use launcher::Stack;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::process::Command;
 use url::Url;
 
-use crate::environment::BenchEnvironment;
+use crate::cpu_costs::Costs;
 
 const DATABASE: &str = "yardstick";
 const CLIENTS: u32 = 16;
@@ -92,7 +93,8 @@ impl YardstickRunner {
     /// Runs the yardstick, with one client or with sixteen.
     pub async fn run(
         &self,
-        environment: &BenchEnvironment,
+        stack: &Stack,
+        addresses: &Addresses,
         lasting: Duration,
         alone: bool,
     ) -> Result<Yardstick> {
@@ -100,14 +102,14 @@ impl YardstickRunner {
         db.execute(TABLES).await?;
         db.close().await?;
         let clients = if alone { 1 } else { CLIENTS };
-        let before = environment.measure_costs().await?;
+        let before = Costs::measure(stack, addresses).await?;
         let (per_second, done, p50_ms) = match &self.program {
             Some((program, _)) => self.run_pgbench(program, clients, lasting).await?,
             None => self.run_in_process(clients, lasting).await?,
         };
         // Postgres reports the times of its backends after they have exited.
         tokio::time::sleep(STATISTICS_DELAY).await;
-        let spent = environment.measure_costs().await?.since(&before);
+        let spent = Costs::measure(stack, addresses).await?.since(&before);
         let postgres_micros = spent.postgres_micros() / done.max(1.0);
         Ok(Yardstick { per_second, p50_ms, postgres_micros })
     }

@@ -7,9 +7,6 @@ use reqwest::{Certificate, Client, ClientBuilder};
 
 /// A client that trusts the certificates of the authority in the file; without a file, those that the
 /// system trusts. It uses no proxy, whatever the user's environment contains: loopback needs none.
-///
-/// # Errors
-/// If the file cannot be read, or is no certificate.
 pub fn client_builder(ca: Option<&Path>) -> Result<ClientBuilder> {
     let client = Client::builder().no_proxy();
     let Some(ca) = ca else { return Ok(client) };

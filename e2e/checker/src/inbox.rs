@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Result;
 use chassis::event::{Retention, Topic};
 use chrono::{DateTime, Utc};
+use futures::stream::StreamExt;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::dead_letters::DeadLetterIndex;
@@ -44,8 +47,8 @@ pub struct InboxCheck<'a> {
 }
 
 impl<'a> InboxCheck<'a> {
-    /// A check of the inbox of a service. `records` are those of its topics for which [`uses_inbox`]
-    /// holds, sorted by event id.
+    /// A check of the inbox of a service. `records` are those of its topics that are not compacted,
+    /// sorted by event id.
     pub fn new(
         service: &'static str,
         records: &'a [EventRecord],
@@ -56,6 +59,7 @@ impl<'a> InboxCheck<'a> {
 
     /// Checks the next row, in order of event id.
     pub fn check_row<I: InvariantName>(&mut self, row: &InboxRow, findings: &mut Findings<I>) {
+        let (service, InboxRow { event_id, topic, .. }) = (self.service, row);
         while let Some(record) = self.records.next_if(|record| record.event_id < row.event_id) {
             self.check_unhandled(record, findings);
         }
@@ -64,28 +68,20 @@ impl<'a> InboxCheck<'a> {
         while let Some(record) = self.records.next_if(|record| record.event_id == row.event_id) {
             known = true;
             set_aside |= self.context.dead_letters.contains_for(record.position, self.service);
-            findings.unless(record.position.topic.name == row.topic, HandledOnce, "inbox", || {
-                format!(
-                    "{}: {} is in the inbox for {}, and in the topic at {}",
-                    self.service, row.event_id, row.topic, record.position
-                )
+            let position = record.position;
+            findings.unless(position.topic.name == row.topic, HandledOnce, "inbox", || {
+                format!("{service}: {event_id} is in the inbox for {topic}, and at {position}")
             });
         }
         self.matched += u64::from(known);
         let is_answered = !self.context.unanswered.contains(&(self.service, row.event_id));
         // The event of a discarded dead letter has an inbox entry, so it never has an effect.
         findings.unless(is_answered || set_aside, HandledOnce, "no effect", || {
-            format!(
-                "{}: {} of {} is in the inbox, and had no effect",
-                self.service, row.event_id, row.topic
-            )
+            format!("{service}: {event_id} of {topic} is in the inbox, and had no effect")
         });
         let is_old = row.received_at < self.context.retained_since;
         findings.unless(known || is_old, HandledOnce, "inbox", || {
-            format!(
-                "{}: {} of {} is in the inbox, and in no topic",
-                self.service, row.event_id, row.topic
-            )
+            format!("{service}: {event_id} of {topic} is in the inbox, and in no topic")
         });
     }
 
@@ -106,9 +102,30 @@ impl<'a> InboxCheck<'a> {
     }
 }
 
+/// Compares the inbox of a service with the records of its topics, which are among these. Returns the
+/// number of events that the service handled.
+pub async fn check_inbox<I: InvariantName>(
+    service: &'static str,
+    db: &PgPool,
+    records: impl Iterator<Item = EventRecord>,
+    context: &InboxContext<'_>,
+    findings: &mut Findings<I>,
+) -> Result<u64> {
+    let mut received: Vec<EventRecord> =
+        records.filter(|record| uses_inbox(service, record.position.topic)).collect();
+    received.sort_unstable_by_key(|record| record.event_id);
+    let mut check = InboxCheck::new(service, &received, context);
+    let rows = "select event_id, topic, received_at from chassis.inbox order by event_id";
+    let mut rows = sqlx::query_as::<_, InboxRow>(rows).fetch(db);
+    while let Some(row) = rows.next().await {
+        check.check_row(&row?, findings);
+    }
+    Ok(check.finish(findings))
+}
+
 /// Whether a service has an inbox entry for each event of a topic. A compacted topic needs none,
 /// since its consumers compare versions.
-pub fn uses_inbox(service: &str, topic: &Topic) -> bool {
+fn uses_inbox(service: &str, topic: &Topic) -> bool {
     topic.retention != Retention::Compact && topic.subscribers.contains(&service)
 }
 

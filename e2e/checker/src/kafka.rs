@@ -26,9 +26,6 @@ thread_local! {
 
 /// A consumer that reads every record, those of open transactions too. It never joins the group, whose
 /// offsets it can query.
-///
-/// # Errors
-/// If an address is invalid.
 pub fn create_consumer(kafka: &ClientConfig, group: &str) -> Result<BaseConsumer> {
     let consumer = kafka
         .clone()
@@ -44,22 +41,13 @@ pub fn create_consumer(kafka: &ClientConfig, group: &str) -> Result<BaseConsumer
     Ok(consumer)
 }
 
-/// The number of partitions of a topic.
-fn partition_count(client: &BaseConsumer, topic: &str) -> Result<i32> {
+/// The low and the high watermark of each of a topic's partitions, by partition.
+pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
     let metadata = client.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
     let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     ensure!(partitions > 0, "there is no topic {topic}");
-    Ok(i32::try_from(partitions)?)
-}
-
-/// The low and the high watermark of each of a topic's partitions, by partition.
-///
-/// # Errors
-/// If there is no such topic.
-pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
-    let partitions = partition_count(client, topic)?;
     let of = |partition| Ok(client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?);
-    (0..partitions).map(of).collect()
+    (0..i32::try_from(partitions)?).map(of).collect()
 }
 
 /// The number of records of a topic that a group has not handled.
@@ -69,9 +57,6 @@ pub(crate) fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
 
 /// For each partition: the offset of the first record that a group has not handled, and the high
 /// watermark.
-///
-/// # Errors
-/// If there is no such topic.
 pub fn group_positions(group: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
     let watermarks = watermarks(group, topic)?;
     let mut places = TopicPartitionList::new();
@@ -91,9 +76,6 @@ pub fn group_positions(group: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i6
 }
 
 /// The id of the Kafka cluster.
-///
-/// # Errors
-/// If Kafka does not respond.
 pub fn cluster_id(client: &BaseConsumer) -> Result<String> {
     client
         .client()

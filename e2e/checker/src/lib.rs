@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
+//!
+//! A function that asks a database, Kafka or the registry fails if it does not respond.
 #![warn(missing_docs)]
 
-mod captured_events;
 mod check;
 pub mod dead_letters;
 pub mod envelope;
@@ -12,16 +13,18 @@ pub mod inbox;
 mod invariants;
 pub mod kafka;
 pub mod outbox_log;
+mod quiescence;
 pub mod record;
 mod sources;
 mod topic_reader;
+mod topics;
 mod writer_schemas;
 
-pub use captured_events::LogEnds;
-pub use check::{Verdict, check};
+pub use check::{Verdict, check, retained_since};
 pub use findings::Findings;
 pub use format::group_digits;
 pub use invariants::{InvariantName, MessagingInvariant};
 pub use sources::{Sources, System};
-pub use topic_reader::read_topic;
+pub use topic_reader::{read_records, read_topic};
+pub use topics::{KeepRecords, Topics};
 pub use writer_schemas::{WriterSchema, WriterSchemas};

@@ -12,10 +12,10 @@ use futures::stream::StreamExt;
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::captured_events::was_ever_carried;
 use crate::findings::Findings;
 use crate::invariants::InvariantName;
 use crate::invariants::MessagingInvariant::{Ordered, Published};
+use crate::quiescence::was_ever_carried;
 use crate::record::RecordPosition;
 use crate::sources::System;
 
@@ -47,19 +47,13 @@ const REMOVE: &str = "
     drop trigger if exists checker_outbox_log on chassis.outbox;
     drop schema if exists checker cascade";
 
-/// Installs the outbox log in every database, whose URLs must be those of a superuser. Events from now
-/// on are checked. It can be repeated.
-///
-/// # Errors
-/// If a service is not migrated yet, or its database does not respond.
+/// Installs the outbox log in every database, whose URLs must be those of a superuser, after each
+/// service is migrated. Events from now on are checked. It can be repeated.
 pub async fn install(system: &System) -> Result<()> {
     run_everywhere(system, INSTALL).await
 }
 
 /// Removes the outbox log from every database.
-///
-/// # Errors
-/// If a database does not respond.
 pub async fn remove(system: &System) -> Result<()> {
     run_everywhere(system, REMOVE).await
 }
@@ -106,10 +100,9 @@ pub(crate) async fn check<I: InvariantName>(
     check: &mut OutboxCheck<'_>,
     findings: &mut Findings<I>,
 ) -> Result<u64> {
-    let mut rows = sqlx::query_as::<_, LoggedEvent>(
-        "select event_id, topic, key, traceparent, logged_at from checker.outbox_log order by nth",
-    )
-    .fetch(db);
+    let rows = "select event_id, topic, key, traceparent, logged_at
+                from checker.outbox_log order by nth";
+    let mut rows = sqlx::query_as::<_, LoggedEvent>(rows).fetch(db);
     // A connector sends the records of several topics at once, and waits for none.
     check.compares_topics = !was_ever_carried(db).await?;
     let mut count = 0;

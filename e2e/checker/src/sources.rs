@@ -45,9 +45,6 @@ pub struct Sources {
 
 impl Sources {
     /// Connects to the databases and Kafka.
-    ///
-    /// # Errors
-    /// If a database does not respond within ten seconds.
     pub async fn connect(system: &System) -> Result<Sources> {
         let (mut databases, mut groups) = (BTreeMap::new(), HashMap::new());
         for (service, url) in &system.databases {
@@ -77,9 +74,6 @@ impl Sources {
     }
 
     /// The high watermarks of all partitions of all topics. They change if anything is written.
-    ///
-    /// # Errors
-    /// If Kafka does not respond, or a topic is missing.
     pub async fn end_offsets(&self) -> Result<Vec<i64>> {
         tokio::task::block_in_place(|| {
             let mut marks = Vec::new();
@@ -92,9 +86,6 @@ impl Sources {
     }
 
     /// The dead letters of this cluster, of all services.
-    ///
-    /// # Errors
-    /// If Kafka or a database does not respond.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
         let cluster = tokio::task::block_in_place(|| kafka::cluster_id(self.any_group()?))?;
         let mut dead_letters = Vec::new();
@@ -119,26 +110,18 @@ impl Sources {
     }
 
     /// The events that an operator discarded, of this cluster and of earlier ones.
-    ///
-    /// # Errors
-    /// If a database does not respond.
     pub async fn discarded_events(&self) -> Result<HashSet<(&'static str, Uuid)>> {
         let mut discarded = HashSet::new();
         for (service, db) in &self.databases {
-            let events: Vec<Uuid> = sqlx::query_scalar(
-                "select event_id from chassis.dead_letters where state = 'discarded' and event_id is not null",
-            )
-            .fetch_all(db)
-            .await?;
+            let events = "select event_id from chassis.dead_letters
+                          where state = 'discarded' and event_id is not null";
+            let events: Vec<Uuid> = sqlx::query_scalar(events).fetch_all(db).await?;
             discarded.extend(events.into_iter().map(|event_id| (*service, event_id)));
         }
         Ok(discarded)
     }
 
     /// The largest difference between the append times of two brokers, in milliseconds.
-    ///
-    /// # Errors
-    /// If Kafka does not respond.
     pub fn clock_skew_ms(&self) -> Result<i64> {
         let apart = tokio::task::block_in_place(|| kafka::clock_skew(self.any_group()?))?;
         Ok(i64::try_from(apart.as_millis())?)
@@ -146,27 +129,19 @@ impl Sources {
 
     /// The work that is still pending: events in outboxes, paused consumers and unread records, each
     /// as a text for users. It is empty in a quiescent stack.
-    ///
-    /// # Errors
-    /// If Kafka or a database does not respond.
     pub async fn pending_messages(&self) -> Result<Vec<String>> {
         let mut pending = Vec::new();
         for (service, db) in &self.databases {
             let waiting: i64 =
                 sqlx::query_scalar("select count(*) from chassis.outbox").fetch_one(db).await?;
             if waiting > 0 {
-                pending.push(format!(
-                    "{} events wait in the outbox of {service}",
-                    group_digits(waiting)
-                ));
+                let waiting = group_digits(waiting);
+                pending.push(format!("{waiting} events wait in the outbox of {service}"));
             }
-            let paused: Option<String> = sqlx::query_scalar(
-                "select reason from chassis.consumer where paused_at is not null",
-            )
-            .fetch_optional(db)
-            .await?
-            .flatten();
-            if let Some(reason) = paused {
+            let paused = "select reason from chassis.consumer where paused_at is not null";
+            let paused: Option<Option<String>> =
+                sqlx::query_scalar(paused).fetch_optional(db).await?;
+            if let Some(Some(reason)) = paused {
                 pending.push(format!("the consumer of {service} is paused: {reason}"));
             }
         }
@@ -177,17 +152,12 @@ impl Sources {
     fn unread_records(&self) -> Result<Vec<String>> {
         let mut lags = Vec::new();
         for topic in self.topics {
-            for (service, group) in &self.groups {
-                if !topic.subscribers.contains(service) {
-                    continue;
-                }
+            let groups = self.groups.iter().filter(|(it, _)| topic.subscribers.contains(it));
+            for (service, group) in groups {
                 let lag = kafka::lag(group, topic.name)?;
                 if lag > 0 {
-                    lags.push(format!(
-                        "{service} has {} records of {} to handle",
-                        group_digits(lag),
-                        topic.name
-                    ));
+                    let (lag, topic) = (group_digits(lag), topic.name);
+                    lags.push(format!("{service} has {lag} records of {topic} to handle"));
                 }
             }
         }

@@ -28,13 +28,25 @@ pub fn read_topic(
     topic: &'static Topic,
     mut visit: impl FnMut(RecordPosition, &BorrowedMessage) -> Result<()>,
 ) -> Result<Vec<(i64, i64)>> {
+    read_records(kafka, topic.name, |message| {
+        let (partition, offset) = (message.partition(), message.offset());
+        visit(RecordPosition { topic, partition, offset }, message)
+    })
+}
+
+/// The same for a topic that is known by its name alone.
+pub fn read_records(
+    kafka: &ClientConfig,
+    topic: &str,
+    mut visit: impl FnMut(&BorrowedMessage) -> Result<()>,
+) -> Result<Vec<(i64, i64)>> {
     let consumer = create_consumer(kafka, "verify")?;
-    let watermarks = watermarks(&consumer, topic.name)?;
+    let watermarks = watermarks(&consumer, topic)?;
     let mut assigned = TopicPartitionList::new();
     let mut open = HashSet::new();
     for (partition, (low, high)) in (0..).zip(&watermarks) {
         if low < high {
-            assigned.add_partition_offset(topic.name, partition, Offset::Offset(*low))?;
+            assigned.add_partition_offset(topic, partition, Offset::Offset(*low))?;
             open.insert(partition);
         }
     }
@@ -57,7 +69,7 @@ pub fn read_topic(
         }
         // A record after the high watermark may belong to work in progress.
         if message.offset() < high {
-            visit(RecordPosition { topic, partition, offset: message.offset() }, &message)?;
+            visit(&message)?;
         }
     }
     Ok(watermarks)

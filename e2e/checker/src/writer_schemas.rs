@@ -28,9 +28,6 @@ pub struct WriterSchema {
 
 impl WriterSchema {
     /// Parses a schema. Its memory is never freed: there is one for each version of a schema.
-    ///
-    /// # Errors
-    /// If the text is no schema.
     pub fn new(schema: &str) -> Result<WriterSchema> {
         let mut codec = Codec::new(schema)?;
         // The codec decodes a body of its own schema without Avro's values, and JSON cannot be read
@@ -80,9 +77,6 @@ impl WriterSchemas {
     /// The schemas of the registry at this URL, for a thread on which blocking is allowed. A registry
     /// over HTTPS is checked against the certificate in the file `ca`, or against those of the system.
     ///
-    /// # Errors
-    /// If the file cannot be read, or is no certificate.
-    ///
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn new(registry: &str, ca: Option<&Path>) -> Result<WriterSchemas> {
@@ -99,9 +93,6 @@ impl WriterSchemas {
 
     /// The schema of a record: that of its id, or that of its topic if the record names it and the registry
     /// has another one under the id. `None` if there is none. Blocks while it is fetched.
-    ///
-    /// # Errors
-    /// If the registry does not respond, or its response is no schema.
     pub fn of_record(
         &mut self,
         topic: &'static Topic,
@@ -120,9 +111,6 @@ impl WriterSchemas {
     }
 
     /// The schema with an id; `None` if the registry has none. Blocks while it is fetched.
-    ///
-    /// # Errors
-    /// If the registry does not respond, or its response is no schema.
     pub fn get(&mut self, id: u32) -> Result<Option<&WriterSchema>> {
         if !self.by_id.contains_key(&id) {
             let fetched = self.handle.block_on(self.fetch(id))?;

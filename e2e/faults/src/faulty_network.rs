@@ -35,9 +35,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy to a server such as `127.0.0.1:5432`, which need not run yet.
-    ///
-    /// # Errors
-    /// If there is no free port.
     pub async fn start(server: String) -> Result<Proxy> {
         let listener = bind_free_port()?;
         listener.set_nonblocking(true)?;

@@ -28,9 +28,6 @@ pub fn set(stack: &Stack, name: &str, service: &str, soft: u64, hard: u64) -> Re
 }
 
 /// Gives the instance the launcher's own limits again, from its next start on.
-///
-/// # Errors
-/// If the stack has no such instance.
 pub fn reset(stack: &Stack, name: &str) -> Result<()> {
     stack.set_programs(name, &programs_directory()?)
 }

@@ -27,9 +27,6 @@ pub struct Stranger(BaseConsumer);
 
 impl Stranger {
     /// Joins the group.
-    ///
-    /// # Errors
-    /// If the client cannot be created or cannot subscribe.
     pub fn join(kafka: &ClientConfig, group: &str, topic: &str) -> Result<Stranger> {
         let client: BaseConsumer = kafka
             .clone()
@@ -44,9 +41,6 @@ impl Stranger {
     }
 
     /// Reads until it has had this number of records.
-    ///
-    /// # Errors
-    /// If they do not arrive in time.
     pub async fn read(self, records: usize, within: Duration) -> Result<Stranger> {
         spawn_blocking(move || {
             let deadline = std::time::Instant::now() + within;
@@ -79,9 +73,6 @@ pub async fn reset_to_end(kafka: &ClientConfig, group: &str, topic: &'static str
 }
 
 /// Deletes every record of a topic, as its retention or a full disk may.
-///
-/// # Errors
-/// If Kafka refuses it.
 pub async fn delete_records(kafka: &ClientConfig, topic: &'static str) -> Result<()> {
     let mut reader = kafka.clone();
     reader.set("group.id", "ends");

@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+//!
+//! A function fails if the stack is not native, has no such component, or a component does not respond.
 #![warn(missing_docs)]
 
 pub mod database_faults;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use launcher::{HOST, Stack};
 use serde::{Deserialize, Serialize};
 
@@ -67,19 +67,15 @@ pub struct Links(BTreeMap<Link, Proxy>);
 
 impl Links {
     /// Inserts the proxies, from the services' and Kafka's next start on.
-    ///
-    /// # Errors
-    /// If no port is free, or the stack is not native.
     pub async fn install(stack: &Stack) -> Result<Links> {
         let mut proxies = BTreeMap::new();
         let ports = stack.ports()?;
         for link in Link::all(&stack.description().services) {
             let service = link.service.as_str();
-            let own = ports.services.get(service).context("every service has ports")?;
             let port = match link.dependency {
-                Dependency::Database => own.database,
-                Dependency::Kafka => own.kafka,
-                Dependency::Registry => ports.registry,
+                Dependency::Database => ports.get(&format!("{service}-db"))?,
+                Dependency::Kafka => ports.get(&format!("{service}-kafka"))?,
+                Dependency::Registry => ports.get("registry")?,
             };
             let own = format!("{HOST}:{port}");
             let proxy = Proxy::start(own.clone()).await?;
@@ -123,9 +119,6 @@ impl Links {
 }
 
 /// Removes the proxies, from the services' and Kafka's next start on.
-///
-/// # Errors
-/// If the stack is not native.
 pub fn remove(stack: &Stack) -> Result<()> {
     for service in &stack.description().services {
         stack.set_environment(service, DATABASE_VARIABLE, None)?;

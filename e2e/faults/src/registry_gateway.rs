@@ -32,9 +32,6 @@ struct GatewayState {
 
 impl RegistryGateway {
     /// Forwards everything to the registry at this URL.
-    ///
-    /// # Errors
-    /// If the URL is invalid, or no port is free.
     pub async fn start(registry_url: &str) -> Result<RegistryGateway> {
         let url = reqwest::Url::parse(registry_url)?;
         let refusals = Arc::<Mutex<Vec<CannedResponse>>>::default();

@@ -1,6 +1,6 @@
 //! A schema registry that loses its data, and gives other ids from then on.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
@@ -14,19 +14,16 @@ use reqwest::Client;
 /// # Errors
 /// If the registry does not stop or start, or refuses a schema.
 pub async fn lose_data(stack: &Stack, strangers: usize) -> Result<()> {
-    stack.stop("registry").await?;
-    let data = stack.directory().join("registry").join("data");
-    fs::remove_dir_all(&data).with_context(|| data.display().to_string())?;
+    stack.wipe("registry").await?;
     stack.start("registry").await?;
     let client = Client::builder().no_proxy().build()?;
     for nth in 1..=strangers {
         let url = format!("{}/subjects/stranger-{nth}-value/versions", stack.registry_url()?);
         let schema = format!(
-            "{{\"type\":\"record\",\"name\":\"Stranger{nth}\",\"fields\":[{{\"name\":\"text\",\"type\":\"string\"}}]}}"
+            r#"{{"type":"record","name":"Stranger{nth}","fields":[{{"name":"text","type":"string"}}]}}"#
         );
-        let request = client.post(url).header("content-type", "application/json");
-        let body = format!("{{\"schema\":{}}}", quoted(&schema));
-        let answer = request.body(body).send().await?;
+        let body = BTreeMap::from([("schema", schema)]);
+        let answer = client.post(url).json(&body).send().await?;
         ensure!(answer.status().is_success(), "{}", answer.text().await?);
     }
     Ok(())
@@ -45,9 +42,4 @@ pub fn apply_contracts(stack: &Stack, accept: Option<&str>) -> Result<Output> {
         .envs(stack.environment_of_contracts()?)
         .envs(accept.map(|accept| ("ACCEPT_EMPTY_REGISTRY", accept)));
     Ok(contracts.output()?)
-}
-
-/// A JSON string. The schemas have no control characters.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use launcher::Stack;
 use launcher::directories::create_public_directory;
-use launcher::{Component, Stack};
 
 /// Adds the seconds in a file to each time of day that is read.
 const LIBRARY_SOURCE: &str = r#"
@@ -107,7 +107,7 @@ impl SkewedClock {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         stack.set_environment(component, "LD_PRELOAD", Some(&text(&self.library)))?;
         stack.set_environment(component, "CLOCK_OFFSET_FILE", Some(&text(&self.offset_file)))?;
-        if let Component::Database(_) = stack.description().component(component)? {
+        if component.ends_with("-db") {
             let offset = text(&self.offset_file);
             stack.set_environment(component, "CLOCK_OF_DAY_OFFSET_FILE", Some(&offset))?;
         }
@@ -115,9 +115,6 @@ impl SkewedClock {
     }
 
     /// Makes the clock jump: from now on it is wrong by this number of seconds.
-    ///
-    /// # Errors
-    /// If the file with the number cannot be written.
     pub fn set_offset(&self, seconds: i64) -> Result<()> {
         // A rename replaces the file atomically: an empty file would be a correct clock for a
         // moment.

@@ -1,4 +1,4 @@
-//! A producer that writes in transactions, and can leave one open.
+//! A producer that writes in transactions, and leaves one open.
 
 use std::time::Duration;
 
@@ -36,53 +36,19 @@ impl TransactionalProducer {
         Ok(TransactionalProducer { producer, key, is_open: false })
     }
 
-    /// Begins a transaction.
-    ///
-    /// # Errors
-    /// If one is open.
-    pub fn begin(&mut self) -> Result<()> {
-        self.producer.begin_transaction()?;
-        self.is_open = true;
-        Ok(())
-    }
-
-    /// Writes a record in the open transaction, and waits until the broker has it.
-    ///
-    /// # Errors
-    /// If no transaction is open, or the record is refused.
-    pub fn send(&self, topic: &str, partition: i32, payload: &[u8]) -> Result<()> {
-        let record = BaseRecord::to(topic).partition(partition).key(self.key).payload(payload);
-        self.producer.send(record).map_err(|(error, _)| error)?;
-        self.producer.flush(KAFKA_TIMEOUT)?;
-        Ok(())
-    }
-
     /// Begins a transaction with one record in each of these partitions, and leaves it open. The
     /// records are not events.
-    ///
-    /// # Errors
-    /// If a transaction is open, or a record is refused.
     pub fn leave_open(&mut self, topic: &str, partitions: impl Iterator<Item = i32>) -> Result<()> {
-        self.begin()?;
+        self.producer.begin_transaction()?;
+        self.is_open = true;
         for partition in partitions {
-            self.send(topic, partition, b"\x01x")?;
+            let record = BaseRecord::to(topic).partition(partition).key(self.key);
+            self.producer.send(record.payload(b"\x01x")).map_err(|(error, _)| error)?;
         }
-        Ok(())
-    }
-
-    /// Commits the open transaction.
-    ///
-    /// # Errors
-    /// If none is open.
-    pub fn commit(&mut self) -> Result<()> {
-        self.is_open = false;
-        Ok(self.producer.commit_transaction(KAFKA_TIMEOUT)?)
+        Ok(self.producer.flush(KAFKA_TIMEOUT)?)
     }
 
     /// Aborts the open transaction.
-    ///
-    /// # Errors
-    /// If none is open.
     pub fn abort(&mut self) -> Result<()> {
         self.is_open = false;
         Ok(self.producer.abort_transaction(KAFKA_TIMEOUT)?)

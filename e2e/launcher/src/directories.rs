@@ -1,18 +1,16 @@
-//! The directories and locks of a project's stacks: state, programs, and the remains of killed
-//! processes.
+//! The directories and locks of a project's stacks: state, cache and programs.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use crate::proc_fs::processes_in;
-use crate::process;
-use crate::topology::StackDescription;
+use crate::description::StackDescription;
+use crate::environment::path;
 
 /// The variable with the directory of the stack that the tests share.
 pub const TEST_STACK_VARIABLE: &str = "HOLDFAST_TEST_STACK";
@@ -25,7 +23,7 @@ impl StackDescription {
     /// # Errors
     /// If the path of `HOLDFAST_STATE` is relative and there is no working directory.
     pub fn state_directory(&self) -> Result<PathBuf> {
-        if let Some(directory) = path_variable("HOLDFAST_STATE") {
+        if let Some(directory) = path("HOLDFAST_STATE") {
             return Ok(std::path::absolute(directory)?);
         }
         if !is_root() {
@@ -35,7 +33,7 @@ impl StackDescription {
         // enter it.
         let name = self.root.file_name().unwrap_or_default().to_string_lossy();
         let hash = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
-        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&hash[..4]);
         Ok(PathBuf::from("/var/lib/holdfast").join(format!("{name}-{hash}")))
     }
 
@@ -55,37 +53,6 @@ impl StackDescription {
         create_public_directory(&state)?;
         let waiting = || eprintln!("waiting for another run of {kind} …");
         lock_file(&state.join(format!("{kind}.lock")), &waiting).await
-    }
-
-    /// Kills the components of every stack in a directory or below it. Blocks for at most ten
-    /// seconds, usually for a few milliseconds.
-    ///
-    /// # Errors
-    /// If a process survives SIGKILL.
-    pub fn kill_all_in(&self, directory: &Path) -> Result<()> {
-        process::kill_until_gone(|| processes_in(directory, &self.programs()))
-    }
-
-    /// Ends and deletes the stacks of killed processes, and the directories of such processes that
-    /// contain stacks.
-    ///
-    /// # Errors
-    /// If a process survives SIGKILL, or a directory cannot be deleted.
-    pub async fn clean_orphans(&self) -> Result<()> {
-        let own = rustix::process::geteuid().as_raw();
-        let prefix = format!("{}-", self.project);
-        for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
-            let name = entry.file_name();
-            let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix));
-            let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
-            let is_left = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-            let is_own = entry.metadata().is_ok_and(|of| of.is_dir() && of.uid() == own);
-            if is_left && is_own {
-                self.kill_all_in(&entry.path())?;
-                remove_directory(&entry.path())?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -192,18 +159,12 @@ pub fn is_root() -> bool {
 /// # Errors
 /// If no variable names a directory.
 pub fn cache_directory() -> Result<PathBuf> {
-    if let Some(cache) = path_variable("HOLDFAST_CACHE") {
+    if let Some(cache) = path("HOLDFAST_CACHE") {
         return Ok(std::path::absolute(cache)?);
     }
     if is_root() {
         return Ok("/var/cache/holdfast".into());
     }
-    let user =
-        path_variable("XDG_CACHE_HOME").or_else(|| Some(path_variable("HOME")?.join(".cache")));
+    let user = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
     Ok(user.context("neither HOLDFAST_CACHE nor HOME is set")?.join("holdfast"))
-}
-
-/// A path from an environment variable.
-pub(crate) fn path_variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

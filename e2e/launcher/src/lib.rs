@@ -3,67 +3,54 @@
 
 // All state of a stack is in its directory and in `/proc`. So any number of launchers can work on one
 // stack, and the next launcher finds everything that a killed one left. Code that keeps the state of a
-// stack in memory breaks this, and so does a process that is started without `process::Process`.
+// stack in memory breaks this, and so does a process that is started without `processes::Process`.
 
-mod addresses;
+//
+// From the bottom up:
+//
+// - `environment`, `directories`, `processes`, `ports`: the machine, without a stack
+// - `description`, `state`, `secrets`, `artifacts`: what a stack is, and what it needs
+// - `component`: what the life cycle has to know about a component; `components`: one file for each kind
+// - `stack`: a stack by its directory; `lifecycle`: start, stop, kill, pause, wipe, for every kind alike
+// - `operations`: what a running stack can do, such as a rotation; `program`: the commands for a terminal
+//
+// A new kind of component is a new file in `components`, and a line in its `KINDS`.
+
 pub mod artifacts;
-mod brokers;
-mod certificates;
-mod class_archives;
 mod component;
-mod compose;
-mod container_secrets;
-mod connect_credentials;
-mod connect_ports;
-mod connect_worker;
-mod connectors;
-mod control_room;
-mod control_server;
-mod credentials;
+mod components;
+mod description;
 pub mod directories;
+mod environment;
 mod eventually;
-mod exit_journal;
-mod further_databases;
-mod java;
-mod kafka_config;
-mod kafka_listeners;
-mod kafka_tools;
-mod launch_config;
 mod lifecycle;
-mod logs;
-mod maven_project;
+mod operations;
 mod ports;
+mod processes;
 pub mod program;
-pub mod proc_fs;
-pub mod process;
-mod project_stacks;
-mod provision;
 mod readiness;
-mod registry_tokens;
-mod rotation;
 mod run_with_infrastructure;
-mod scram;
 mod secrets;
-mod signals;
 mod stack;
-mod stack_settings;
-mod stack_state;
+mod state;
 mod status;
-mod streams_ports;
-mod token_issuer;
-mod token_keys;
-mod topology;
 
-pub use brokers::Brokers;
-pub use connect_ports::ConnectPorts;
-pub use connectors::ConnectorConfig;
+/// Signals to processes.
+pub mod process {
+    pub use crate::processes::{NOBODY_ID, Signal, send_signal};
+}
+
+pub use component::Component;
+pub use components::connect_credentials::ConnectorConfig;
+pub use description::{HOST, StackDescription, instance_name};
+pub use environment::secure_from_environment;
 pub use eventually::{eventually, retry_while};
-pub use exit_journal::{Exit, ExitCause};
-pub use further_databases::FurtherDatabase;
-pub use ports::{ConsolePorts, InstancePorts, Ports, ServicePorts, bind_free_port, free_port};
+pub use operations::brokers::Brokers;
+pub use operations::further_databases::FurtherDatabase;
+pub use ports::{Ports, bind_free_port, free_port};
+pub use processes::exit_journal::{Exit, ExitCause};
+pub use processes::proc_fs;
 pub use run_with_infrastructure::run_with_infrastructure;
+pub use secrets::token_issuer::TokenIssuer;
 pub use stack::Stack;
 pub use status::{ComponentState, ComponentStatus, StopOutcome};
-pub use streams_ports::StreamsPorts;
-pub use token_issuer::TokenIssuer;
-pub use topology::{Component, HOST, StackDescription, secure_from_environment};

@@ -1,4 +1,4 @@
-//! The ports of the stack: their defaults, the variables that move them, and free ports.
+//! The ports of a stack: one base with a fixed offset for each, the variables that move them, and free ports.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -10,194 +10,115 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::connect_ports::ConnectPorts;
-use crate::streams_ports::StreamsPorts;
-use crate::topology::{HOST, StackDescription};
+use crate::description::HOST;
+use crate::environment::variable;
 
-/// The three ports of one instance of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstancePorts {
-    /// For clients.
-    pub api: u16,
-    /// For `/livez`, `/readyz` and `/metrics`.
-    pub probe: u16,
-    /// For operators.
-    pub admin: u16,
-}
+/// The name of a port, and its distance from the base.
+pub type PortOffset = (String, u16);
 
-impl InstancePorts {
-    /// The ports of the nth instance of a service: the first one's plus a hundred each, as in 8001,
-    /// 8101, 8201. If those are taken, or the first one's are random, any free ports.
-    pub(crate) fn for_instance(first: &InstancePorts, instance: u16) -> Result<Self> {
-        let further = |port: u16| {
-            let port = port.checked_add(INSTANCE_PORT_STEP.checked_mul(instance - 1)?)?;
-            let is_free = port < FREE_PORT_RANGE.start && TcpListener::bind((HOST, port)).is_ok();
-            is_free.then_some(port)
-        };
-        let ports = (further(first.api), further(first.probe), further(first.admin));
-        match ports {
-            (Some(api), Some(probe), Some(operator)) => Ok(Self { api, probe, admin: operator }),
-            _ => Self::free(),
-        }
-    }
+/// The variable that moves all ports, and its default.
+pub const BASE_VARIABLE: &str = "PORT_BASE";
+const DEFAULT_BASE: u16 = 8000;
 
-    fn free() -> Result<Self> {
-        Ok(Self { api: free_port()?, probe: free_port()?, admin: free_port()? })
-    }
-}
-
-/// The ports of a service, for all its instances.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServicePorts {
-    /// The ports of its first instance.
-    pub first: InstancePorts,
-    /// Its PostgreSQL server.
-    pub database: u16,
-    /// Kafka's listener for this service alone, so that a proxy can be put in front of it.
-    pub kafka: u16,
-}
-
-/// The ports of the control room.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConsolePorts {
-    /// For browsers.
-    pub pages: u16,
-    /// For `/livez` and `/readyz`.
-    pub probe: u16,
-    /// The launcher's control server, which the page of the demo uses.
-    pub control: u16,
-}
-
-/// Every port of the stack.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ports {
-    /// The ports of each service, by its name.
-    pub services: BTreeMap<String, ServicePorts>,
-    /// The ports of each stream processor, by its name.
-    #[serde(default)]
-    pub streams: BTreeMap<String, StreamsPorts>,
-    /// The ports of the worker of Kafka Connect, which a stack may have.
-    #[serde(default)]
-    pub connect: ConnectPorts,
-    /// Kafka's listener for clients that are none of these.
-    pub kafka: u16,
-    /// Kafka's controller.
-    pub kafka_controller: u16,
-    /// The schema registry.
-    pub registry: u16,
-    /// The control room, if the stack has one.
-    #[serde(default)]
-    pub console: Option<ConsolePorts>,
-}
+/// Every port of a stack, by its name. That for clients has the name of its component, such as `kafka`, `order-db` or
+/// `order`. The others have a role behind it, such as `order-probe` and `order-admin`. `order-kafka` is Kafka's
+/// listener for order alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports(BTreeMap<String, u16>);
 
 impl Ports {
-    /// The default ports. Those of the nth service, from 1, are 8000 + n, 9000 + n and 9010 + n for
-    /// its API, probes and operators, 54320 + n for its database and 9093 + n for Kafka. Those of the
-    /// control room are 8000, 9000 and 9010, and those of the first stream processor 8020, 9020 and 9030. Kafka Connect has
-    /// 8083 and 9040.
-    pub fn new(description: &StackDescription) -> Self {
-        let services = description.services.iter().zip(1..).map(|(service, n)| {
-            let first = InstancePorts { api: 8000 + n, probe: 9000 + n, admin: 9010 + n };
-            let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
-            (service.clone(), ports)
-        });
-        let streams = description.stream_processors.iter().zip(0..).map(|(name, n)| {
-            (name.clone(), StreamsPorts { api: 8020 + n, probe: 9020 + n, kafka: 9030 + n })
-        });
-        let console =
-            description.console.then_some(ConsolePorts { pages: 8000, probe: 9000, control: 9010 });
-        Self {
-            services: services.collect(),
-            streams: streams.collect(),
-            connect: ConnectPorts::default(),
-            kafka: 9092,
-            kafka_controller: 9093,
-            registry: 8081,
-            console,
-        }
-    }
-
-    /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
-    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, and for a
-    /// service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`, `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
-    /// A stream processor `sums` has `SUMS_PORT`, `SUMS_PROBE_PORT` and `SUMS_KAFKA_PORT`, and Kafka Connect
-    /// `CONNECT_PORT` and `CONNECT_KAFKA_PORT`.
+    /// The port of this name.
     ///
     /// # Errors
-    /// If a variable is no port, or two ports are the same.
-    pub fn with_environment_overrides(mut self) -> Result<Self> {
-        for (variable, port) in self.variables_mut() {
-            let value = std::env::var(&variable).ok().filter(|value| !value.is_empty());
-            if let Some(value) = value {
-                *port =
-                    value.parse().with_context(|| format!("{variable}={value} is not a port"))?;
+    /// If the stack has no such port.
+    pub fn get(&self, name: &str) -> Result<u16> {
+        self.0.get(name).copied().with_context(|| format!("the stack has no port `{name}`"))
+    }
+
+    /// Every port with its name, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.0.iter().map(|(name, port)| (name.as_str(), *port))
+    }
+
+    pub(crate) fn insert(&mut self, name: String, port: u16) {
+        self.0.insert(name, port);
+    }
+
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| is_kept(name));
+    }
+
+    /// The default ports.
+    pub(crate) fn new(offsets: &[PortOffset]) -> Self {
+        let ports = offsets.iter().map(|(name, offset)| (name.clone(), DEFAULT_BASE + offset));
+        Self(ports.collect())
+    }
+
+    /// Those of a running stack, or the default ones, but for those that a variable moves: `PORT_BASE` all of them, and
+    /// the variable of a port that one.
+    pub(crate) fn from_environment(offsets: &[PortOffset], running: Option<Ports>) -> Result<Self> {
+        let mut ports = running.unwrap_or_else(|| Self::new(offsets));
+        if let Some(base) = port_of(BASE_VARIABLE)? {
+            for (name, offset) in offsets {
+                let port = base.checked_add(*offset);
+                let port = port.with_context(|| format!("{BASE_VARIABLE}={base} is too high"))?;
+                ports.insert(name.clone(), port);
             }
         }
         let mut taken = BTreeMap::new();
-        for (variable, port) in self.variables_mut() {
-            if let Some(other) = taken.insert(*port, variable.clone()) {
-                bail!("{variable} and {other} are both {port}: move one of them");
+        for (name, port) in &mut ports.0 {
+            let moved = variable_of(name).map_or(Ok(None), |variable| port_of(&variable))?;
+            *port = moved.unwrap_or(*port);
+            if let Some(other) = taken.insert(*port, name) {
+                bail!("the ports {name} and {other} are both {port}: {BASE_VARIABLE} moves all");
             }
-        }
-        Ok(self)
-    }
-
-    /// The first setting that is different in `other`, as in `KAFKA_PORT=19092`.
-    pub(crate) fn first_difference(&self, mut other: Ports) -> Option<String> {
-        let mut own = self.clone();
-        let mut pairs = own.variables_mut().into_iter().zip(other.variables_mut());
-        let (_, (variable, port)) = pairs.find(|((_, own), (_, other))| own != other)?;
-        Some(format!("{variable}={port}"))
-    }
-
-    /// Free ports, for a stack beside others. No other process of a launcher claims them until this one
-    /// ends.
-    ///
-    /// # Errors
-    /// If there are not enough free ports.
-    pub fn free(description: &StackDescription) -> Result<Self> {
-        let mut ports = Self::new(description);
-        for (_, port) in ports.variables_mut() {
-            *port = free_port()?;
         }
         Ok(ports)
     }
 
-    /// Each port with the variable that moves it.
-    pub(crate) fn variables_mut(&mut self) -> Vec<(String, &mut u16)> {
-        let mut settings = vec![
-            ("KAFKA_PORT".to_string(), &mut self.kafka),
-            ("KAFKA_CONTROLLER_PORT".to_string(), &mut self.kafka_controller),
-            ("REGISTRY_PORT".to_string(), &mut self.registry),
-            ("CONNECT_PORT".to_string(), &mut self.connect.rest),
-            ("CONNECT_KAFKA_PORT".to_string(), &mut self.connect.kafka),
-        ];
-        for (service, ports) in &mut self.services {
-            let name = service.to_uppercase();
-            settings.push((format!("{name}_PORT"), &mut ports.first.api));
-            settings.push((format!("{name}_PROBE_PORT"), &mut ports.first.probe));
-            settings.push((format!("{name}_ADMIN_PORT"), &mut ports.first.admin));
-            settings.push((format!("{name}_DB_PORT"), &mut ports.database));
-            settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
-        }
-        for (name, ports) in &mut self.streams {
-            let name = name.to_uppercase();
-            settings.push((format!("{name}_PORT"), &mut ports.api));
-            settings.push((format!("{name}_PROBE_PORT"), &mut ports.probe));
-            settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
-        }
-        // Last: a stack without a control room has the same settings before it.
-        if let Some(ports) = &mut self.console {
-            settings.push(("CONSOLE_PORT".to_string(), &mut ports.pages));
-            settings.push(("CONSOLE_PROBE_PORT".to_string(), &mut ports.probe));
-            settings.push(("CONSOLE_CONTROL_PORT".to_string(), &mut ports.control));
-        }
-        settings
+    /// Free ports, for a stack beside others. No other process of a launcher claims them until this one
+    /// ends.
+    pub(crate) fn free(offsets: &[PortOffset]) -> Result<Self> {
+        let ports = offsets.iter().map(|(name, _)| Ok((name.clone(), free_port()?)));
+        ports.collect::<Result<_>>().map(Self)
+    }
+
+    /// Adds those of `other`, in place of its own ones of the same names.
+    pub(crate) fn extend(&mut self, other: Ports) {
+        self.0.extend(other.0);
+    }
+
+    /// The first port that `other` has elsewhere, as in `kafka=19092`.
+    pub(crate) fn first_difference(&self, other: &Ports) -> Option<String> {
+        let (name, port) = other.iter().find(|(name, port)| self.0.get(*name) != Some(port))?;
+        Some(format!("{name}={port}"))
+    }
+
+    /// Kafka's listeners for one client each, with the names of these clients. A client can be cut off alone.
+    pub(crate) fn kafka_listeners(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.iter().filter_map(|(name, port)| Some((name.strip_suffix("-kafka")?, port)))
     }
 }
 
-/// The distance between the ports of two instances of a service.
-const INSTANCE_PORT_STEP: u16 = 100;
+/// The variable that moves this port alone. Ports that only components use have none.
+pub(crate) fn variable_of(name: &str) -> Option<String> {
+    let role = name.split_once('-').map_or("", |(_, role)| role);
+    let is_for_people = ["", "probe", "admin", "db"].contains(&role);
+    is_for_people.then(|| format!("{}_PORT", name.to_uppercase().replace('-', "_")))
+}
+
+fn port_of(name: &str) -> Result<Option<u16>> {
+    let parse =
+        |value: String| value.parse().with_context(|| format!("{name}={value} is not a port"));
+    variable(name).map(parse).transpose()
+}
+
+/// A port for a further instance beside its first one. None if it is taken, or if the first one's is random.
+pub(crate) fn port_beside(first: u16, distance: u16) -> Option<u16> {
+    let port = first.checked_add(distance)?;
+    let is_free = port < FREE_PORT_RANGE.start && TcpListener::bind((HOST, port)).is_ok();
+    is_free.then_some(port)
+}
 
 /// Below Linux's range of ephemeral ports: otherwise a client that keeps connecting to a stopped
 /// server could get the server's own port as its local port.
@@ -280,6 +201,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn the_variable_of_a_port_has_its_name_and_internal_ports_have_none() {
+        let moved = ["kafka", "order_2", "order-probe", "order-admin", "order-db"].map(variable_of);
+        let named = ["KAFKA", "ORDER_2", "ORDER_PROBE", "ORDER_ADMIN", "ORDER_DB"];
+        assert_eq!(moved, named.map(|name| Some(format!("{name}_PORT"))));
+        for internal in ["order-kafka", "kafka-controller", "console-control", "order-2", "kafka-2"]
+        {
+            assert_eq!(variable_of(internal), None, "{internal}");
+        }
+    }
 
     /// Two blocks below the range that stacks use, and the claim of the first.
     fn claim_two_blocks() -> Result<(Range<u16>, UdpSocket)> {

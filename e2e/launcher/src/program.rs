@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::description::StackDescription;
+use crate::environment::is_on;
+use crate::run_with_infrastructure::run_with_infrastructure;
 use crate::secrets::Secrets;
-use crate::topology::{connect_from_environment, streams_from_environment};
-use crate::{ComponentState, Stack, StackDescription, StopOutcome, run_with_infrastructure};
+use crate::stack::Stack;
+use crate::status::StopOutcome;
 
 /// A command on the stack of a project. A program with further commands flattens these into its own.
 #[derive(Clone, Debug, Subcommand)]
@@ -118,7 +121,7 @@ impl StackCommand {
         match self {
             StackCommand::Up { instances } => drop(up(description, instances).await?),
             StackCommand::Down => open()?.down().await?,
-            StackCommand::Clean => open()?.clean().await?,
+            StackCommand::Clean => Stack::of_checkout(description)?.clean().await?,
             StackCommand::Status => print_status(&open()?).await?,
             StackCommand::Logs { name, follow } => named(&name)?.print_log(&name, follow).await?,
             StackCommand::Kill { name } => {
@@ -157,10 +160,10 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     if let Some(instances) = instances {
         stack.set_instances(instances).await?;
     }
-    if streams_from_environment() && stack.is_native() {
+    if is_on("STREAMS") && stack.is_native() {
         stack.process_streams()?;
     }
-    if connect_from_environment() && stack.is_native() {
+    if is_on("CONNECT") && stack.is_native() {
         stack.connect()?;
     }
     stack.up().await?;
@@ -200,19 +203,14 @@ fn print_stop(name: &str, stopped: StopOutcome) {
 
 async fn print_status(stack: &Stack) -> Result<()> {
     let rows = stack.status().await?.into_iter().map(|component| {
-        let state = match component.state {
-            ComponentState::Stopped => "stopped",
-            ComponentState::Starting => "starting",
-            ComponentState::Ready => "ready",
-            ComponentState::Paused => "paused",
-        };
+        let state = component.state.to_string();
         let pid = component.pid.map_or("-".to_string(), |pid| pid.to_string());
         let memory = format!("{} MB", component.memory_bytes / 1_000_000);
         let seconds = component.uptime.as_secs();
         let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
         let ended = component.last_exit.map_or("-".to_string(), |end| end.to_string());
         let (memory, uptime) = component.pid.map_or(("-".into(), ended), |_| (memory, uptime));
-        [component.name, pid, component.port.to_string(), state.to_string(), memory, uptime]
+        [component.name, pid, component.port.to_string(), state, memory, uptime]
     });
     let header = ["NAME", "PID", "PORT", "STATE", "MEMORY", "UPTIME"];
     format_table(header, &[1, 2, 4], rows).iter().for_each(|line| println!("{line}"));

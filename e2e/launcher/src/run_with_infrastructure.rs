@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::description::{HOST, StackDescription};
 use crate::directories::TEST_STACK_VARIABLE;
-use crate::proc_fs::processes_in_group;
-use crate::process::{self, Signal};
+use crate::environment::variable;
+use crate::processes::proc_fs::processes_in_group;
+use crate::processes::{Signal, kill_until_gone, send_signal_to_group};
 use crate::stack::Stack;
-use crate::topology::{HOST, StackDescription};
 
 /// How long a command, with all that it started, may take to exit after SIGTERM.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -57,7 +58,7 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     // the command started: cargo does not forward signals. The system stops a background group that
     // reads a terminal, so standard input is closed. Tests reach components on loopback, without
     // the proxy of the user's environment.
-    let no_proxy = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
+    let no_proxy = variable("NO_PROXY").or_else(|| variable("no_proxy"));
     let no_proxy = format!("{HOST},{}", no_proxy.unwrap_or_default());
     let (program, arguments) = command.split_first().context("there is no command to run")?;
     let service = stack.description().services.first();
@@ -80,12 +81,12 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
         _ = terminate.recv() => Signal::TERM,
         _ = hangup.recv() => Signal::TERM,
     };
-    process::send_signal_to_group(signal, group)?;
+    send_signal_to_group(signal, group)?;
     let asked = Instant::now();
     while !processes_in_group(group).is_empty() && asked.elapsed() < EXIT_TIMEOUT {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    process::kill_until_gone(|| processes_in_group(group))?;
+    kill_until_gone(|| processes_in_group(group))?;
     Ok(exit_code(child.wait().await?))
 }
 

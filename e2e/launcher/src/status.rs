@@ -1,8 +1,9 @@
 //! The status of a component, and the outcome of a stop.
 
+use std::fmt::{self, Display};
 use std::time::Duration;
 
-use crate::exit_journal::Exit;
+use crate::processes::exit_journal::Exit;
 
 /// How long a component may take to stop by itself. After that it is killed.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +39,17 @@ pub enum ComponentState {
     Ready,
     /// It is frozen.
     Paused,
+}
+
+impl Display for ComponentState {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str(match self {
+            ComponentState::Stopped => "stopped",
+            ComponentState::Starting => "starting",
+            ComponentState::Ready => "ready",
+            ComponentState::Paused => "paused",
+        })
+    }
 }
 
 /// The result of a graceful stop.

@@ -2,15 +2,14 @@
 
 use anyhow::Result;
 use checker::group_digits;
-use reqwest::Method;
+use ops_client::Port;
 use serde_json::Value;
 
-use crate::client::http_client::Client;
+use crate::client::operator::Operator;
 
 /// Rebuilds the read model, and returns the result.
-pub async fn run(client: &Client) -> Result<Value> {
-    let url = format!("{}/items/rebuild", client.addresses.admins["order"]);
-    client.send(Method::POST, &url, None, None).await?.accepted_json()
+pub async fn run(operator: &Operator) -> Result<Value> {
+    Ok(operator.ask()?.post(("order", Port::Admin), "/items/rebuild", None::<&()>).await?)
 }
 
 /// The result, as a line.

@@ -4,16 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use checker::group_digits;
 use chrono::{DateTime, Utc};
 use events::TOPICS;
 use launcher::directories::programs_directory;
 use launcher::{Stack, eventually};
-use reqwest::Method;
-use serde_json::{Value, json};
+use ops_client::RepublishRequest;
+use reqwest::StatusCode;
 
-use crate::client::http_client::Client;
+use crate::client::operator::Operator;
 use crate::stack_description::SERVICES;
 
 /// The longest time without a response of a service: its database may be restarting.
@@ -48,14 +48,14 @@ pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'sta
         tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
         stack.apply_contracts(&programs_directory()?).await?;
     }
-    let client = Client::for_stack(stack)?;
+    let operator = Operator::for_stack(stack)?;
     let mut republished = Vec::new();
     for service in services {
         ensure!(
             stack.is_external() || stack.is_running(service).await?,
             "{service} does not run, and only it can rebuild its events: `make start SERVICE={service}`, then republish again"
         );
-        republished.push((service, republish_service(&client, service, options).await?));
+        republished.push((service, republish_service(&operator, service, options).await?));
     }
     let known = republished.iter().any(|(_, count)| *count > 0) || options.since.is_some();
     ensure!(known || options.key.is_none(), "no event was published with this key");
@@ -64,48 +64,48 @@ pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'sta
 
 /// Kills Kafka and deletes its log directory. Its next start creates a new cluster.
 pub async fn lose_disk(stack: &Stack) -> Result<()> {
-    ensure!(stack.is_native(), "only the native stack can lose its disk");
-    stack.kill("kafka").await?;
-    let data = stack.directory().join("kafka").join("data");
-    std::fs::remove_dir_all(&data).with_context(|| format!("cannot delete {}", data.display()))
+    stack.wipe("kafka").await
 }
 
 /// Republishes the events of one service. Returns their number.
 pub async fn republish_service(
-    client: &Client,
+    operator: &Operator,
     service: &str,
     options: &RepublishOptions,
 ) -> Result<u64> {
-    let url = format!("{}/republish", client.addresses.admins[service]);
-    let (mut republished, mut after) = (0, Value::Null);
-    let mut reported_at = Instant::now();
+    let (key, since) = (options.key.clone(), options.since);
+    let mut request = RepublishRequest { key, since, after: None };
+    let (mut republished, mut reported_at) = (0, Instant::now());
     loop {
-        let body = json!({ "key": options.key, "since": options.since, "after": after });
         let what = format!("{service} to republish");
         let answer = eventually(&what, RESPONSE_TIMEOUT, async || {
-            let body = body.to_string().into_bytes();
-            let answer = client.send(Method::POST, &url, None, Some(body)).await?;
-            // A page can be requested again without harm.
-            ensure!(answer.status < 500, "{answer}");
-            Ok(answer)
-        })
-        .await?;
-        if answer.status == 404 && options.key.is_some() {
-            return Ok(0);
-        }
-        let progress: Value = answer.accepted_json()?;
-        republished += progress["republished"].as_u64().context("a count of events")?;
-        after = progress["next"].clone();
-        if after.is_null() {
+            match operator.ask()?.republish(service, &request).await {
+                // A page can be requested again without harm.
+                Err(error) if error.status().is_none_or(|it| it.is_server_error()) => {
+                    Err(error.into())
+                }
+                answer => Ok(answer),
+            }
+        });
+        let progress = match answer.await? {
+            Err(error)
+                if error.status() == Some(StatusCode::NOT_FOUND) && request.key.is_some() =>
+            {
+                return Ok(0);
+            }
+            answer => answer?,
+        };
+        republished += progress.republished;
+        if progress.next.is_none() {
             return Ok(republished);
         }
+        request.after = progress.next;
         if reported_at.elapsed() > PROGRESS_INTERVAL {
             reported_at = Instant::now();
-            let waiting = progress["outbox"].as_i64().unwrap_or_default();
             eprintln!(
                 "{service}: {} events republished, {} wait in its outbox …",
                 group_digits(republished),
-                group_digits(waiting)
+                group_digits(progress.outbox)
             );
         }
     }

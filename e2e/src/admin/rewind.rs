@@ -1,11 +1,10 @@
 //! Moves the consumer of a service to an earlier or a later place, through its admin port.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
-use launcher::Stack;
-use serde_json::{Value, json};
+use ops_client::{InboxCount, RewindRequest};
 
-use crate::admin::dead_letters::client::{AdminClient, detail};
+use crate::client::operator::Operator;
 use crate::console::print_line;
 
 /// Where to.
@@ -26,31 +25,25 @@ pub struct RewindOptions {
 }
 
 /// Asks for the rewind, and prints what the inbox absorbs.
-pub async fn run(stack: &Stack, options: &RewindOptions) -> Result<()> {
-    let RewindOptions { service, to, topic, partition, reason } = options;
-    let mut body = json!({ "reason": reason, "topic": topic, "partition": partition });
-    match to.parse::<i64>() {
-        Ok(offset) => body["to_offset"] = json!(offset),
+pub async fn run(operator: &Operator, options: &RewindOptions) -> Result<()> {
+    let RewindOptions { service, to, topic, partition, reason } = options.clone();
+    let mut request = RewindRequest { reason, topic, partition, ..RewindRequest::default() };
+    match to.parse() {
+        Ok(offset) => request.to_offset = Some(offset),
         Err(_) => {
-            let time: DateTime<Utc> =
-                to.parse().context("TO is a time, as in 2026-11-20T09:00:00Z, or an offset")?;
-            body["to_time"] = json!(time);
+            let time = to.parse::<DateTime<Utc>>();
+            let time = time.context("TO is a time, as in 2026-11-20T09:00:00Z, or an offset")?;
+            request.to_time = Some(time);
         }
     }
-    let admin = AdminClient::connect(stack, service).await?;
-    let answer = admin.post("/consumer/rewind", Some(&body)).await?;
-    ensure!(answer.is_success(), "{}", detail(&answer));
-    let answer: Value = serde_json::from_slice(&answer.body)?;
+    let rewind = operator.ask()?.rewind(&service, &request).await?;
     print_line(&format!(
         "{service} reads from {to} within seconds. Its log has a line for each partition."
     ));
-    for counted in answer["inbox"].as_array().into_iter().flatten() {
-        let events = counted["events"].as_i64().unwrap_or_default();
-        let at_least =
-            if Some(events) == answer["counted_at_most"].as_i64() { "at least " } else { "" };
+    for InboxCount { topic, events } in rewind.inbox {
+        let at_least = if events == rewind.counted_at_most { "at least " } else { "" };
         print_line(&format!(
-            "  {}: {at_least}{events} events are in the inbox, so they have no second effect",
-            counted["topic"].as_str().unwrap_or_default()
+            "  {topic}: {at_least}{events} events are in the inbox, so they have no second effect"
         ));
     }
     Ok(())

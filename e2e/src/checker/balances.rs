@@ -1,11 +1,13 @@
 //! The conservation checks: a customer's money (I5) and the units of an item (I6). Pure functions
 //! over rows.
 
+use std::fmt::Debug;
+
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::checker::findings::Findings;
-use crate::checker::invariants::Invariant::{I4, I5, I6, I8};
+use crate::checker::invariants::Invariant::{self, I4, I5, I6, I8};
 use crate::checker::tally::Tally;
 
 /// A customer's money: deposits, balance and payments taken.
@@ -20,42 +22,50 @@ pub struct AccountRow {
     pub taken_cents: Option<i64>,
 }
 
+/// Of all accounts, or of all items: what came in is what is left and what was taken.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct MoneyTotals {
-    pub accounts: u64,
-    pub deposited_cents: i128,
-    pub balance_cents: i128,
-    pub taken_cents: i128,
+pub struct Totals {
+    pub received: i128,
+    pub left: i128,
+    pub taken: i128,
 }
 
-pub fn check_account(row: &AccountRow, totals: &mut MoneyTotals, findings: &mut Findings) {
+/// What came in, is left and was taken, by the counters of one account or item. The first and the last are also sums of
+/// other rows.
+fn check_conserved(
+    (violates, kind): (Invariant, &'static str),
+    row: &impl Debug,
+    counters: [i64; 3],
+    sums: [i64; 2],
+    totals: &mut Totals,
+    findings: &mut Findings,
+) {
+    let [received, left, taken] = counters.map(i128::from);
+    totals.received += received;
+    totals.left += left;
+    totals.taken += taken;
+    let holds = received == left + taken && sums.map(i128::from) == [received, taken];
+    findings.unless(holds, violates, kind, || format!("{row:?}"));
+    findings.unless(left >= 0 && taken >= 0, violates, "negative", || format!("{row:?}"));
+}
+
+pub fn check_account(row: &AccountRow, totals: &mut Totals, findings: &mut Findings) {
     let (Some(deposited), Some(balance), Some(taken)) =
         (row.deposited_cents, row.balance_cents, row.taken_cents)
     else {
-        findings.add(I5, "money", || {
+        return findings.add(I5, "money", || {
             format!("customer {}: deposits or payments without an account", row.customer_id)
         });
-        return;
     };
-    totals.accounts += 1;
-    totals.deposited_cents += i128::from(deposited);
-    totals.balance_cents += i128::from(balance);
-    totals.taken_cents += i128::from(taken);
-    let conserved = i128::from(deposited) == i128::from(balance) + i128::from(taken);
-    let holds = conserved && row.deposits_cents == deposited && row.verified_cents == taken;
-    findings.unless(holds, I5, "money", || format!("customer {}: {row:?}", row.customer_id));
-    findings.unless(balance >= 0 && taken >= 0, I5, "negative", || {
-        format!("customer {}: {row:?}", row.customer_id)
-    });
+    let sums = [row.deposits_cents, row.verified_cents];
+    check_conserved((I5, "money"), row, [deposited, balance, taken], sums, totals, findings);
 }
 
 /// The money taken equals the totals of the confirmed orders.
-pub fn check_totals(totals: &MoneyTotals, tally: &Tally, findings: &mut Findings) {
-    findings.unless(totals.taken_cents == tally.confirmed_cents, I5, "money", || {
-        format!(
-            "payments taken are {}, confirmed orders total {}",
-            totals.taken_cents, tally.confirmed_cents
-        )
+pub fn check_totals(taken_cents: i128, tally: &Tally, findings: &mut Findings) {
+    let confirmed_cents = tally.confirmed_cents;
+    findings.unless(taken_cents == confirmed_cents, I5, "money", || {
+        format!("payments taken are {taken_cents}, confirmed orders total {confirmed_cents}")
     });
 }
 
@@ -85,37 +95,23 @@ pub struct ItemDescription {
     pub version: i64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StockTotals {
-    pub items: u64,
-    pub delivered: i128,
-    pub available: i128,
-    pub reserved: i128,
-}
-
 /// `newest` is the newest record of the item, `known` the row of order's read model.
 pub fn check_item(
     row: &ItemRow,
     newest: Option<&(Uuid, ItemDescription)>,
     known: Option<&ItemDescription>,
-    totals: &mut StockTotals,
+    totals: &mut Totals,
     findings: &mut Findings,
 ) {
     let sku = &row.sku;
     let (Some(delivered), Some(available), Some(reserved)) =
         (row.delivered, row.available, row.reserved)
     else {
-        findings.add(I6, "stock", || format!("{sku}: deliveries or reservations without an item"));
-        return;
+        return findings
+            .add(I6, "stock", || format!("{sku}: deliveries or reservations without an item"));
     };
-    totals.items += 1;
-    totals.delivered += i128::from(delivered);
-    totals.available += i128::from(available);
-    totals.reserved += i128::from(reserved);
-    let conserved = i128::from(delivered) == i128::from(available) + i128::from(reserved);
-    let holds = conserved && row.deliveries == delivered && row.held == reserved;
-    findings.unless(holds, I6, "stock", || format!("{row:?}"));
-    findings.unless(available >= 0 && reserved >= 0, I6, "negative", || format!("{row:?}"));
+    let sums = [row.deliveries, row.held];
+    check_conserved((I6, "stock"), row, [delivered, available, reserved], sums, totals, findings);
     findings.unless(newest.map(|(event_id, _)| *event_id) == row.event_id, I8, "item", || {
         format!("{sku}: its row recorded {:?}, the newest record is {newest:?}", row.event_id)
     });
@@ -181,28 +177,27 @@ pub(crate) mod tests {
     fn money_that_does_not_balance_is_refused() {
         let right = balanced_account();
         let off = |row: &AccountRow| {
-            let (mut money, mut findings) = (MoneyTotals::default(), Findings::default());
+            let (mut money, mut findings) = (Totals::default(), Findings::default());
             check_account(row, &mut money, &mut findings);
             findings.kinds()
         };
         assert!(off(&right).is_empty());
-        assert_eq!(off(&AccountRow { deposits_cents: 499, ..right.clone() }), ["I5 money"]);
-        assert_eq!(off(&AccountRow { verified_cents: 100, ..right.clone() }), ["I5 money"]);
-        assert_eq!(off(&AccountRow { balance_cents: Some(301), ..right.clone() }), ["I5 money"]);
-        assert_eq!(off(&AccountRow { deposited_cents: None, ..right.clone() }), ["I5 money"]);
-        let negative = AccountRow {
-            verified_cents: 600,
-            balance_cents: Some(-100),
-            taken_cents: Some(600),
-            ..right
-        };
+        for row in [
+            AccountRow { deposits_cents: 499, ..right.clone() },
+            AccountRow { verified_cents: 100, ..right.clone() },
+            AccountRow { balance_cents: Some(301), ..right.clone() },
+            AccountRow { deposited_cents: None, ..right.clone() },
+        ] {
+            assert_eq!(off(&row), ["I5 money"], "{row:?}");
+        }
+        let (balance_cents, taken_cents) = (Some(-100), Some(600));
+        let negative = AccountRow { verified_cents: 600, balance_cents, taken_cents, ..right };
         assert_eq!(off(&negative), ["I5 negative"]);
 
-        let money = MoneyTotals { taken_cents: 200, ..MoneyTotals::default() };
         let mut findings = Findings::default();
-        check_totals(&money, &Tally { confirmed_cents: 200, ..Tally::default() }, &mut findings);
+        check_totals(200, &Tally { confirmed_cents: 200, ..Tally::default() }, &mut findings);
         assert_eq!(findings.count(), 0);
-        check_totals(&money, &Tally { confirmed_cents: 100, ..Tally::default() }, &mut findings);
+        check_totals(200, &Tally { confirmed_cents: 100, ..Tally::default() }, &mut findings);
         assert_eq!(findings.kinds(), ["I5 money"]);
     }
 
@@ -213,17 +208,18 @@ pub(crate) mod tests {
         let off = |row: &ItemRow,
                    newest: Option<&(Uuid, ItemDescription)>,
                    known: Option<&ItemDescription>| {
-            let (mut stock, mut findings) = (StockTotals::default(), Findings::default());
+            let (mut stock, mut findings) = (Totals::default(), Findings::default());
             check_item(row, newest, known, &mut stock, &mut findings);
             findings.kinds()
         };
         assert!(off(&right, Some(&newest), Some(&described)).is_empty());
-        let row = ItemRow { deliveries: 9, ..right.clone() };
-        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"]);
-        let row = ItemRow { held: 3, ..right.clone() };
-        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"]);
-        let row = ItemRow { available: Some(7), ..right.clone() };
-        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"]);
+        for row in [
+            ItemRow { deliveries: 9, ..right.clone() },
+            ItemRow { held: 3, ..right.clone() },
+            ItemRow { available: Some(7), ..right.clone() },
+        ] {
+            assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"], "{row:?}");
+        }
         let row = ItemRow { held: 11, available: Some(-1), reserved: Some(11), ..right.clone() };
         assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 negative"]);
         let older = (id(4), described.clone());

@@ -5,7 +5,7 @@
 //! A trigger runs once a statement, not once a row, and stores the new values. The old values are
 //! those stored by the change before. So a batch costs one more insert a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use futures::stream::StreamExt;
@@ -24,7 +24,10 @@ const LOGGED_TABLES: [(&str, &str, &str, &str); 5] = [
     ("stock", "items", "sku", "available::text, reserved::text"),
 ];
 
-const LOGGED_SERVICES: [&str; 3] = ["order", "payment", "stock"];
+/// The services whose databases have logged tables.
+fn logged_services() -> BTreeSet<&'static str> {
+    LOGGED_TABLES.map(|(service, ..)| service).into()
+}
 
 /// `tx` is 0 for rows that existed before the log was installed.
 const CHANGE_TABLE: &str = "
@@ -88,7 +91,7 @@ pub async fn install(client: &Client) -> Result<()> {
 
 /// Removes the change log from the databases of a stack.
 pub async fn remove(client: &Client) -> Result<()> {
-    for service in LOGGED_SERVICES {
+    for service in logged_services() {
         let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
         sqlx::raw_sql("drop schema if exists audit cascade").execute(&mut db).await?;
         db.close().await?;
@@ -103,7 +106,7 @@ pub async fn check(
     findings: &mut Findings,
 ) -> Result<Option<u64>> {
     let (mut count, mut all_installed) = (0, true);
-    for service in LOGGED_SERVICES {
+    for service in logged_services() {
         let Some(db) = databases.get(service) else { continue };
         let watched = "select to_regclass('audit.changes') is not null";
         if !sqlx::query_scalar(watched).fetch_one(db).await? {

@@ -1,14 +1,13 @@
 //! Differences by an erasure are accepted, and each other difference is found.
 
 use checker::dead_letters::DeadLetterIndex;
-use chrono::TimeDelta;
 use serde_json::json;
 
 use super::*;
 use crate::checker::orders::check_case;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::test_cases::{
-    CREATED, ENDED, case, confirmed, expected_mut, has_finding, id, now, record_mut,
+    CREATED, ENDED, case, confirmed, context, expected_mut, has_finding, id, record_mut,
 };
 use crate::checker::transitions::{RowChange, TransitionCheck};
 
@@ -43,13 +42,7 @@ fn write(case: &mut OrderCase, event: u128, content: &Value) {
 fn findings_of(cases: &[OrderCase], journals: &[&'static str]) -> Vec<String> {
     let (mut erasures, dead_letters) = (Erasures::default(), DeadLetterIndex::default());
     journals.iter().for_each(|service| erasures.add(service, id(REPLACEMENT)));
-    let context = CheckContext {
-        dead_letters: &dead_letters,
-        erasures: &erasures,
-        retained_since: now() - TimeDelta::days(13),
-        clock_skew_ms: 0,
-        carried_by_connector: std::collections::BTreeSet::new(),
-    };
+    let context = CheckContext { erasures: &erasures, ..context(&dead_letters) };
     let (mut tally, mut findings) = (Tally::default(), Findings::default());
     cases.iter().for_each(|case| check_case(case, &context, &mut tally, &mut findings));
     findings.kinds()

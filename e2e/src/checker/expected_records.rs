@@ -3,13 +3,12 @@
 //!
 //! A new event of an order costs one query here, and one sample in `client/sample_events.rs`.
 
-use anyhow::Result;
 use chassis::event::Topic;
 use chrono::{DateTime, Utc};
 use events::{orders, payments, stock};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::checker::content_hash::content_hash;
@@ -147,17 +146,6 @@ pub(crate) fn events_query(service: &str) -> Option<String> {
     });
     let queries = queries.collect::<Vec<_>>().join(" union all ");
     (!queries.is_empty()).then(|| format!("select * from ({queries}) as events"))
-}
-
-/// The events of one order that a service must have published.
-pub async fn load(
-    db: &mut PgConnection,
-    service: &str,
-    order_id: Uuid,
-) -> Result<Vec<ExpectedRecord>> {
-    let Some(query) = events_query(service) else { return Ok(Vec::new()) };
-    let rows = sqlx::query_as(AssertSqlSafe(format!("{query} where order_id = $1")));
-    Ok(rows.bind(order_id).fetch_all(db).await?)
 }
 
 #[cfg(test)]

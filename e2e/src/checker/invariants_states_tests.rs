@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use crate::checker::balances;
 use crate::checker::balances::tests::{balanced_account, balanced_item};
-use crate::checker::balances::{AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals};
+use crate::checker::balances::{AccountRow, ItemDescription, ItemRow, Totals};
 use crate::checker::findings::Findings;
 use crate::checker::record::RecordSummary;
 use crate::checker::records;
-use crate::checker::test_cases::{cancelled, checked, confirmed, id, record_mut};
+use crate::checker::test_cases::{cancelled, checked, confirmed, context, id, record_mut};
 use crate::checker::topic_reader::TopicsSnapshot;
 use crate::checker::transitions::{RowChange, TransitionCheck};
 use crate::client::client_history::{Attempt, ClientHistory};
@@ -160,7 +160,7 @@ pub(super) fn check_account(change: fn(&mut AccountRow)) -> Findings {
     let mut row = balanced_account();
     change(&mut row);
     let mut findings = Findings::default();
-    balances::check_account(&row, &mut MoneyTotals::default(), &mut findings);
+    balances::check_account(&row, &mut Totals::default(), &mut findings);
     findings
 }
 
@@ -168,7 +168,7 @@ pub(super) fn check_item(change: fn(&mut ItemRow, &mut ItemDescription)) -> Find
     let (mut row, mut known) = balanced_item();
     let newest = (id(5), known.clone());
     change(&mut row, &mut known);
-    let (mut stock, mut findings) = (StockTotals::default(), Findings::default());
+    let (mut stock, mut findings) = (Totals::default(), Findings::default());
     balances::check_item(&row, Some(&newest), Some(&known), &mut stock, &mut findings);
     findings
 }
@@ -222,16 +222,6 @@ fn inbox_context<'a>(
     unanswered: &'a BTreeSet<(&'static str, Uuid)>,
 ) -> InboxContext<'a> {
     InboxContext { dead_letters, retained_since: DateTime::default(), unanswered }
-}
-
-pub(super) fn context(dead_letters: &DeadLetterIndex) -> crate::checker::tally::CheckContext<'_> {
-    crate::checker::tally::CheckContext {
-        dead_letters,
-        erasures: crate::checker::test_cases::no_erasures(),
-        retained_since: DateTime::default(),
-        clock_skew_ms: 0,
-        carried_by_connector: std::collections::BTreeSet::new(),
-    }
 }
 
 pub(super) fn position(offset: i64) -> RecordPosition {

@@ -12,6 +12,7 @@ use crate::checker::invariants::Invariant::{I3, I4, I5, I6, I7, I11};
 use crate::checker::records::check_order_records;
 use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
 use crate::checker::tally::{CheckContext, Tally};
+use crate::client::order::Leg;
 
 /// Checks one order with all of its rows and records.
 pub fn check_case(
@@ -48,42 +49,33 @@ fn check_order(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: 
     findings.unless(total == i128::from(order.total_cents), I5, "amounts", || {
         format!("{id}: the sum of its lines is {total}, its total is {}", order.total_cents)
     });
-    let payment = case.payment.as_ref().map_or("waiting", |payment| &payment.state);
-    let stock = case.reservation.as_ref().map_or("waiting", |reservation| &reservation.state);
-    let legs =
-        || format!("{id}: {}, payment {}, stock {}", order.status, order.payment, order.stock);
+    let legs = case.legs(order);
     match order.status.as_str() {
         "confirmed" => {
             tally.confirmed += 1;
             tally.confirmed_cents += i128::from(order.total_cents);
-            let both = order.payment == "verified" && order.stock == "reserved";
-            findings.unless(both, I3, "open", legs);
         }
         "cancelled" => {
             *tally.cancelled.entry(order.reason.clone().unwrap_or_default()).or_default() += 1;
-            let paid = ["refunded", "declined", "void"].contains(&order.payment.as_str());
-            let held = ["released", "rejected", "void"].contains(&order.stock.as_str());
-            findings.unless(paid && held, I3, "open", legs);
         }
-        _ => {
-            tally.pending += 1;
-            findings.add(I3, "open", legs);
-        }
+        _ => tally.pending += 1,
     }
+    let has_ended = legs.iter().all(|(leg, state, _)| leg.has_ended(&order.status, state));
+    findings.unless(has_ended, I3, "open", || {
+        format!("{id}: {}, payment {}, stock {}", order.status, order.payment, order.stock)
+    });
     if order.status != "pending" {
-        let ending = [order.reason.clone().unwrap_or_default(), payment.into(), stock.into()];
+        let [payment, stock] = legs.map(|(_, _, own)| own.to_string());
+        let ending = [order.reason.clone().unwrap_or_default(), payment, stock];
         *tally.endings.entry(ending).or_default() += 1;
     }
-    findings.unless(order.payment == payment, I4, "disagreement", || {
-        format!("{id}: payment is {} in the order, and {payment} in its own row", order.payment)
-    });
-    findings.unless(order.stock == stock, I4, "disagreement", || {
-        format!("{id}: stock is {} in the order, and {stock} in its own row", order.stock)
-    });
-    for (service, state) in [("payment", payment), ("stock", stock)] {
-        let unanswered = match state {
+    for (Leg { service, approved, .. }, state, own) in legs {
+        findings.unless(state == own, I4, "disagreement", || {
+            format!("{id}: {service} is {state} in the order, and {own} in its own row")
+        });
+        let unanswered = match own {
             "waiting" => [Some(order.created_event_id), order.cancelled_event_id()],
-            "verified" | "reserved" => [order.cancelled_event_id(), None],
+            own if own == approved => [order.cancelled_event_id(), None],
             _ => [None; 2],
         };
         tally

@@ -3,7 +3,6 @@
 //! order of decisions (I9).
 
 use chassis::event::Topic;
-use checker::dead_letters::check_unknown_record;
 use events::{orders, payments, stock};
 
 use crate::checker::expected_records::ExpectedRecord;
@@ -13,31 +12,21 @@ use crate::checker::record::RecordSummary;
 use crate::checker::rows::OrderCase;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::TopicsSnapshot;
+use crate::stack_description::SERVICES;
 
 pub fn check_records(
     snapshot: &TopicsSnapshot,
     context: &CheckContext<'_>,
     findings: &mut Findings,
 ) {
-    for (position, what) in &snapshot.out_of_order {
+    snapshot.check(&SERVICES, context.dead_letters, findings);
+    for (position, what) in &snapshot.kept.out_of_order {
         findings.add(I9, "overtaken", || format!("{position}: {what}"));
     }
-    for unknown in &snapshot.unknown {
-        let subscribers = unknown.position.topic.subscribers;
-        check_unknown_record(unknown, subscribers, context.dead_letters, findings);
-    }
-    for (position, fault) in &snapshot.envelope_faults {
+    for (position, fault) in &snapshot.kept.envelope_faults {
         findings.unless(context.dead_letters.contains(*position), I12, "envelope", || {
             format!("{position}: {fault}")
         });
-    }
-    for position in &snapshot.missing {
-        // Compaction may have removed it.
-        if position.topic.name != events::stock::ITEMS.name {
-            findings.add(I10, "dead letters", || {
-                format!("{position}: a dead letter without its record in the topic")
-            });
-        }
     }
 }
 
@@ -68,19 +57,13 @@ pub fn check_order_records(
         }
         let mut first = true;
         for record in found {
+            let (topic, position) = (e.topic.name, record.position);
             // A valid event may have a dead letter for a while, but none that waits.
-            findings.unless(
-                !context.dead_letters.is_waiting(record.position),
-                I10,
-                "dead letters",
-                || {
-                    format!(
-                        "{id}: {} at {} is an unsettled dead letter",
-                        e.topic.name, record.position
-                    )
-                },
-            );
-            *tally.compared.entry(e.topic.name).or_default() += 1;
+            let is_settled = !context.dead_letters.is_waiting(position);
+            findings.unless(is_settled, I10, "dead letters", || {
+                format!("{id}: {topic} at {position} is an unsettled dead letter")
+            });
+            *tally.compared.entry(topic).or_default() += 1;
             let repeated = u64::from(!first && !record.republished);
             tally.duplicates += repeated;
             tally.duplicates_delivered += repeated * u64::from(!e.topic.subscribers.is_empty());
@@ -88,7 +71,7 @@ pub fn check_order_records(
             let is_right = e.has_content(record.content_hash)
                 || context.erasures.accept(case, e, record, &mut tally.erased);
             findings.unless(is_right, I8, "content", || {
-                format!("{id}: {} at {} differs from the row", e.topic.name, record.position)
+                format!("{id}: {topic} at {position} differs from the row")
             });
         }
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::record::RecordSummary;
+use crate::client::order::{LEGS, Leg};
 
 /// A row of `orders`.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -89,4 +90,15 @@ pub struct OrderCase {
     /// The events that the rows record as published.
     pub expected: Vec<ExpectedRecord>,
     pub records: Vec<RecordSummary>,
+}
+
+impl OrderCase {
+    /// Each leg, with its state according to the order and according to its own service.
+    pub fn legs<'a>(&'a self, order: &'a OrderRow) -> [(Leg, &'a str, &'a str); 2] {
+        let payment = self.payment.as_ref().map(|row| &row.state);
+        let stock = self.reservation.as_ref().map(|row| &row.state);
+        let state = |own: Option<&'a String>| own.map_or("waiting", String::as_str);
+        let [first, second] = LEGS;
+        [(first, &order.payment, state(payment)), (second, &order.stock, state(stock))]
+    }
 }

@@ -8,16 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use checker::Sources;
 use checker::dead_letters::{DeadLetterIndex, check_dead_letters};
-use checker::inbox::{InboxCheck, InboxContext, InboxRow, uses_inbox};
+use checker::inbox::{InboxContext, check_inbox};
 use checker::record::{EventRecord, RecordPosition};
-use chrono::{TimeDelta, Utc};
+use checker::{Sources, retained_since};
 use futures::stream::StreamExt;
 
 use crate::checker::balances::{
-    AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals, check_account, check_item,
-    check_totals,
+    AccountRow, ItemDescription, ItemRow, Totals, check_account, check_item, check_totals,
 };
 use crate::checker::erasures::Erasures;
 use crate::checker::findings::Findings;
@@ -26,16 +24,12 @@ use crate::checker::order_cases::OrderCases;
 use crate::checker::records::check_records;
 use crate::checker::sources::system;
 use crate::checker::tally::{CheckContext, Tally};
-use crate::checker::topic_reader::{self, TopicsSnapshot};
+use crate::checker::topic_reader::TopicsSnapshot;
 use crate::checker::verdict::Verdict;
 use crate::checker::waivers::Waivers;
 use crate::checker::{change_log, quiescence};
 use crate::client::http_client::Client;
 use crate::console::seconds;
-use crate::stack_description::SERVICES;
-
-/// Topics retain records for 14 days. Kafka may delete a segment a little earlier.
-const RETENTION_DAYS: i64 = 13;
 
 /// Options of a run.
 #[derive(Clone, Debug, clap::Args)]
@@ -81,7 +75,8 @@ async fn check_all(
     expected: impl AsyncFnOnce() -> Result<Option<HashSet<RecordPosition>>>,
 ) -> Result<Verdict> {
     let began = Instant::now();
-    let sources = Sources::connect(&system(client)).await?;
+    let system = system(client);
+    let sources = Sources::connect(&system).await?;
     let mut findings = Findings::default();
     let mut waivers = Waivers::load(sources.databases()).await?;
     let pending = quiescence::wait(&sources, &waivers, options.timeout).await?;
@@ -97,31 +92,31 @@ async fn check_all(
     let discarded = sources.discarded_events().await?;
     let dead_letters = DeadLetterIndex::from_rows(&dead_letter_rows, discarded);
 
-    let mut snapshot = topic_reader::read_all(client, dead_letters.positions().collect()).await?;
+    let mut snapshot = TopicsSnapshot::read(&system, dead_letters.positions().collect()).await?;
     let erasures = Erasures::load(sources.databases()).await?;
     erasures.check_ended(&mut findings);
     let context = CheckContext {
         dead_letters: &dead_letters,
         erasures: &erasures,
-        retained_since: Utc::now() - TimeDelta::days(RETENTION_DAYS),
+        retained_since: retained_since(system.topics),
         clock_skew_ms: sources.clock_skew_ms()?,
         carried_by_connector: sources.carried_by_connector().await?,
     };
     check_records(&snapshot, &context, &mut findings);
-    snapshot.order_records.sort_unstable_by_key(|record| (record.order_id, record.position));
-    let (mut tally, mut handled) = (Tally::default(), BTreeMap::new());
-    let mut cases = OrderCases::new(&sources, &snapshot.order_records);
+    snapshot.kept.of_orders.sort_unstable_by_key(|record| (record.order_id, record.position));
+    let mut tally = Tally::default();
+    let mut cases = OrderCases::new(&sources, &snapshot.kept.of_orders);
     while let Some(case) = cases.next_case().await? {
         waivers.check_case(&case, &context, &mut tally, &mut findings);
     }
-    for service in SERVICES {
-        let entered =
-            check_inbox(&sources, service, &snapshot, &context, &tally, &mut findings).await?;
-        handled.insert(service, entered);
-    }
+    let inbox_context = InboxContext {
+        dead_letters: &dead_letters,
+        retained_since: context.retained_since,
+        unanswered: &tally.unanswered,
+    };
+    let handled = check_inboxes(&sources, &snapshot, &inbox_context, &mut findings).await?;
     let money = check_money(&sources, &mut findings).await?;
-    let taken_cents = money.taken_cents - waivers.unrefunded_cents;
-    check_totals(&MoneyTotals { taken_cents, ..money.clone() }, &tally, &mut findings);
+    check_totals(money.taken - waivers.unrefunded_cents, &tally, &mut findings);
     let stock = check_stock(&sources, &snapshot, &waivers, &mut findings).await?;
     let changes = change_log::check(sources.databases(), &mut findings).await?;
     findings.unless(sources.end_offsets().await? == before, I13, "not quiescent", || {
@@ -132,7 +127,7 @@ async fn check_all(
         money,
         stock,
         records: snapshot.records,
-        republished: snapshot.republished,
+        republished: snapshot.kept.republished,
         unknown_records: snapshot.unknown.len() as u64,
         handled,
         dead_letters_waiting: dead_letters_waiting as i64,
@@ -151,36 +146,24 @@ pub async fn dead_letter_positions(client: &Client) -> Result<HashSet<RecordPosi
     Ok(dead_letters.into_iter().map(|dead_letter| dead_letter.position).collect())
 }
 
-/// Returns the number of events that the service handled.
-async fn check_inbox(
+/// The number of events that each service handled.
+async fn check_inboxes(
     sources: &Sources,
-    service: &'static str,
     snapshot: &TopicsSnapshot,
-    context: &CheckContext<'_>,
-    tally: &Tally,
+    context: &InboxContext<'_>,
     findings: &mut Findings,
-) -> Result<u64> {
-    let records = snapshot.order_records.iter().chain(&snapshot.other_records);
-    let mut received: Vec<EventRecord> = records
-        .filter(|record| uses_inbox(service, record.position.topic))
-        .map(|record| EventRecord { event_id: record.event_id, position: record.position })
-        .collect();
-    received.sort_unstable_by_key(|record| record.event_id);
-    let context = InboxContext {
-        dead_letters: context.dead_letters,
-        retained_since: context.retained_since,
-        unanswered: &tally.unanswered,
-    };
-    let mut check = InboxCheck::new(service, &received, &context);
-    let mut rows = sqlx::query_as::<_, InboxRow>("select * from chassis.inbox order by event_id")
-        .fetch(sources.db(service));
-    while let Some(row) = rows.next().await {
-        check.check_row(&row?, findings);
+) -> Result<BTreeMap<&'static str, u64>> {
+    let mut handled = BTreeMap::new();
+    for (service, db) in sources.databases() {
+        let records = snapshot.kept.of_orders.iter().chain(&snapshot.kept.others);
+        let records = records
+            .map(|record| EventRecord { event_id: record.event_id, position: record.position });
+        handled.insert(*service, check_inbox(service, db, records, context, findings).await?);
     }
-    Ok(check.finish(findings))
+    Ok(handled)
 }
 
-async fn check_money(sources: &Sources, findings: &mut Findings) -> Result<MoneyTotals> {
+async fn check_money(sources: &Sources, findings: &mut Findings) -> Result<Totals> {
     let mut rows = sqlx::query_as::<_, AccountRow>(
         "select customer_id,
                 coalesce(deposits_cents, 0)::bigint as deposits_cents,
@@ -194,7 +177,7 @@ async fn check_money(sources: &Sources, findings: &mut Findings) -> Result<Money
                     group by customer_id) as payments using (customer_id)",
     )
     .fetch(sources.db("payment"));
-    let mut money = MoneyTotals::default();
+    let mut money = Totals::default();
     while let Some(row) = rows.next().await {
         check_account(&row?, &mut money, findings);
     }
@@ -206,7 +189,7 @@ async fn check_stock(
     snapshot: &TopicsSnapshot,
     waivers: &Waivers,
     findings: &mut Findings,
-) -> Result<StockTotals> {
+) -> Result<Totals> {
     let known: Vec<ItemDescription> =
         sqlx::query_as("select * from items").fetch_all(sources.db("order")).await?;
     let known: HashMap<&str, &ItemDescription> =
@@ -223,9 +206,9 @@ async fn check_stock(
     )
     .fetch_all(sources.db("stock"))
     .await?;
-    let mut stock = StockTotals::default();
+    let mut stock = Totals::default();
     for row in &rows {
-        let newest = snapshot.items.get(&row.sku);
+        let newest = snapshot.kept.items.get(&row.sku);
         let known = match waivers.covers(&row.sku) {
             true => newest.map(|(_, newest)| newest),
             false => known.get(row.sku.as_str()).copied(),
@@ -233,7 +216,7 @@ async fn check_stock(
         check_item(row, newest, known, &mut stock, findings);
     }
     let skus: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
-    let unknown_skus = known.keys().copied().chain(snapshot.items.keys().map(String::as_str));
+    let unknown_skus = known.keys().copied().chain(snapshot.kept.items.keys().map(String::as_str));
     for sku in unknown_skus.filter(|sku| !skus.contains(sku)).collect::<HashSet<_>>() {
         findings.add(I4, "item", || format!("{sku}: stock does not have this item"));
     }

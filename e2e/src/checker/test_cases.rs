@@ -1,5 +1,6 @@
 //! Orders made by hand, with their rows, history and records, for the tests of the checks.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use chassis::event::Topic;
@@ -189,20 +190,20 @@ pub(crate) fn checked(case: &OrderCase) -> (Tally, Findings) {
 
 pub(crate) fn checked_with(case: &OrderCase, dead_letters: &DeadLetterIndex) -> (Tally, Findings) {
     let (mut tally, mut findings) = (Tally::default(), Findings::default());
-    let context = CheckContext {
-        dead_letters,
-        erasures: no_erasures(),
-        retained_since: now() - TimeDelta::days(13),
-        clock_skew_ms: 0,
-        carried_by_connector: std::collections::BTreeSet::new(),
-    };
-    check_case(case, &context, &mut tally, &mut findings);
+    check_case(case, &context(dead_letters), &mut tally, &mut findings);
     (tally, findings)
 }
 
-pub(crate) fn no_erasures() -> &'static Erasures {
+/// What is known beside an order: these dead letters, and no erasure.
+pub(crate) fn context(dead_letters: &DeadLetterIndex) -> CheckContext<'_> {
     static NONE: LazyLock<Erasures> = LazyLock::new(Erasures::default);
-    &NONE
+    CheckContext {
+        dead_letters,
+        erasures: &NONE,
+        retained_since: now() - TimeDelta::days(13),
+        clock_skew_ms: 0,
+        carried_by_connector: BTreeSet::new(),
+    }
 }
 
 pub(crate) fn has_finding(off: &[String], kind: &str) -> bool {

@@ -1,20 +1,22 @@
 //! Records made by hand, valid and invalid, and what the reader makes of each.
 
 use chassis::admin::republish;
+use chassis::event::Topic;
 use chassis::event::avro::frame;
-use checker::WriterSchema;
+use checker::WriterSchemas;
 use checker::dead_letters::DeadLetterIndex;
+use checker::record::UnknownRecord;
 use chrono::DateTime;
-use events::orders;
 use events::stock::{self, StockItem};
+use events::{TOPICS, orders};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::checker::findings::Findings;
 use crate::checker::records;
-use crate::checker::tally::CheckContext;
-use crate::checker::test_cases::{id, no_erasures};
+use crate::checker::test_cases::{context, id};
 use crate::client::sample_events;
 
 /// The registry has a schema with the first id, and none with the second.
@@ -110,31 +112,19 @@ fn read_records(records: &[TestRecord]) -> TopicsSnapshot {
     let mut schemas = WriterSchemas::new("http://127.0.0.1:1", None).unwrap();
     schemas.insert(KNOWN_SCHEMA, Some(WriterSchema::new(topic.schema).unwrap()));
     schemas.insert(MISSING_SCHEMA, None);
-    let mut reading = TopicReader {
-        // A dead letter names the first of them.
-        snapshot: TopicsSnapshot {
-            missing: [position(topic, 0)].into(),
-            ..TopicsSnapshot::default()
-        },
-        schemas,
-    };
+    // A dead letter names the first of them.
+    let mut snapshot =
+        TopicsSnapshot { missing: [position(topic, 0)].into(), ..TopicsSnapshot::default() };
     for (nth, record) in records.iter().enumerate() {
-        reading.add_record(position(topic, nth), &record.message()).unwrap();
+        snapshot.add_record(position(topic, nth), &record.message(), &mut schemas).unwrap();
     }
-    reading.snapshot
+    snapshot
 }
 
 /// The findings about these records, without a dead letter.
 fn findings_of(records: &[TestRecord]) -> Vec<String> {
     let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
-    let context = CheckContext {
-        dead_letters: &dead_letters,
-        erasures: no_erasures(),
-        retained_since: DateTime::default(),
-        clock_skew_ms: 0,
-        carried_by_connector: std::collections::BTreeSet::new(),
-    };
-    records::check_records(&read_records(records), &context, &mut findings);
+    records::check_records(&read_records(records), &context(&dead_letters), &mut findings);
     findings.kinds()
 }
 
@@ -143,19 +133,19 @@ fn a_valid_record_of_each_topic_is_read_without_a_finding() {
     for topic in TOPICS {
         let log = read_records(&[TestRecord::valid(topic)]);
         assert_eq!(
-            log.order_records.len() + log.other_records.len() + log.items.len(),
+            log.kept.of_orders.len() + log.kept.others.len() + log.kept.items.len(),
             1,
             "{}",
             topic.name
         );
-        assert_eq!((log.records, log.republished), (1, 0), "{}", topic.name);
+        assert_eq!((log.records, log.kept.republished), (1, 0), "{}", topic.name);
         assert!(log.missing.is_empty(), "the requested position has a record");
         assert_eq!(
             findings_of(&[TestRecord::valid(topic)]),
             [""; 0],
             "{}: {:?}",
             topic.name,
-            log.envelope_faults
+            log.kept.envelope_faults
         );
     }
 }
@@ -171,8 +161,8 @@ fn each_header_that_is_wrong_or_missing_is_a_fault_of_the_envelope() {
                 TestRecord::valid(topic).without_header(name),
             ] {
                 let log = read_records(std::slice::from_ref(&wrong));
-                let [(_, fault)] = &log.envelope_faults[..] else {
-                    panic!("{name}: {:?}", log.envelope_faults)
+                let [(_, fault)] = &log.kept.envelope_faults[..] else {
+                    panic!("{name}: {:?}", log.kept.envelope_faults)
                 };
                 assert!(fault.contains(name), "{name}: {fault}");
                 assert_eq!(findings_of(&[wrong]), ["I12 envelope"], "{name}");
@@ -229,7 +219,10 @@ fn a_record_that_is_no_event_is_unknown_in_every_topic_also_without_subscribers(
             let [UnknownRecord { position: at, hash, reason }] = &log.unknown[..] else {
                 panic!("{}: {why}: {:?}", topic.name, log.unknown)
             };
-            assert_eq!((*at, log.order_records.len() + log.items.len()), (position(topic, 0), 0));
+            assert_eq!(
+                (*at, log.kept.of_orders.len() + log.kept.items.len()),
+                (position(topic, 0), 0)
+            );
             assert_eq!(hash[..], Sha256::digest(wrong.payload.as_deref().unwrap_or_default())[..]);
             assert!(reason.contains(why), "{}: {reason}, not {why}", topic.name);
             let meant = if is_read { "I10 unknown" } else { "I12 unknown" };
@@ -240,7 +233,7 @@ fn a_record_that_is_no_event_is_unknown_in_every_topic_also_without_subscribers(
 
 #[test]
 fn the_versions_of_an_item_arrive_in_ascending_order_and_a_duplicate_may_come_later() {
-    let newest = |log: &TopicsSnapshot| log.items["pen"].1.version;
+    let newest = |log: &TopicsSnapshot| log.kept.items["pen"].1.version;
     let right = [
         TestRecord::item(1, 1),
         TestRecord::item(2, 2),
@@ -250,7 +243,7 @@ fn the_versions_of_an_item_arrive_in_ascending_order_and_a_duplicate_may_come_la
     assert_eq!((findings_of(&right), newest(&read_records(&right))), (vec![], 3));
     let overtaken = [TestRecord::item(1, 1), TestRecord::item(3, 3), TestRecord::item(2, 2)];
     assert_eq!(findings_of(&overtaken), ["I9 overtaken"]);
-    assert_eq!(read_records(&overtaken).out_of_order[0].0, position(&stock::ITEMS, 2));
+    assert_eq!(read_records(&overtaken).kept.out_of_order[0].0, position(&stock::ITEMS, 2));
     // Republished or sent again: it is not out of order, but compaction keeps it.
     let repeated = [TestRecord::item(1, 1), TestRecord::item(2, 2), TestRecord::item(1, 1)];
     assert_eq!((findings_of(&repeated), newest(&read_records(&repeated))), (vec![], 1));
@@ -262,11 +255,11 @@ fn a_republished_record_is_recognised_by_its_trace_and_no_other_is() {
     let key = String::from_utf8(right.key.clone().unwrap()).unwrap();
     let log = read_records(&[right.with_header("traceparent", &republish::traceparent(&key))]);
     assert_eq!(
-        (log.republished, log.order_records[0].republished, log.envelope_faults),
+        (log.kept.republished, log.kept.of_orders[0].republished, log.kept.envelope_faults),
         (1, true, vec![])
     );
     let of_another = TestRecord::valid(&orders::CONFIRMED);
     let log =
         read_records(&[of_another.with_header("traceparent", &republish::traceparent("another"))]);
-    assert_eq!((log.republished, log.order_records[0].republished), (0, false));
+    assert_eq!((log.kept.republished, log.kept.of_orders[0].republished), (0, false));
 }

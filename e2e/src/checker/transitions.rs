@@ -34,6 +34,9 @@ const STATES: [&str; 12] = [
     "",
 ];
 
+/// What payment and stock take something with.
+const APPROVALS: [&str; 2] = ["verified", "reserved"];
+
 type States = [&'static str; 3];
 
 /// Checks the changes of one database, in the order in which each row had them.
@@ -77,22 +80,14 @@ impl TransitionCheck {
             }
             "payments" if is_erasure => {}
             "payments" => {
-                let was = self.check_response("payments", *tx, key, intern(column(0)), findings);
-                if *tx != 0 {
-                    let taken =
-                        effect_count(was, intern(column(0)), ["verified", "refunded"]) * number(2);
-                    self.record_movement(*tx, column(1), taken);
-                }
+                let moved = [(column(1).to_string(), number(2))];
+                self.check_response("payments", change, intern(column(0)), moved, findings);
             }
             "reservations" => {
-                let was =
-                    self.check_response("reservations", *tx, key, intern(column(0)), findings);
-                let times = effect_count(was, intern(column(0)), ["reserved", "released"]);
                 let lines: Vec<ReservationLine> =
                     serde_json::from_str(column(1)).unwrap_or_default();
-                for line in lines.iter().filter(|_| *tx != 0) {
-                    self.record_movement(*tx, &line.sku, times * i64::from(line.quantity));
-                }
+                let moved = lines.into_iter().map(|line| (line.sku, i64::from(line.quantity)));
+                self.check_response("reservations", change, intern(column(0)), moved, findings);
             }
             "accounts" | "items" => {
                 let negative = number(0) < 0 || number(1) < 0;
@@ -152,25 +147,30 @@ impl TransitionCheck {
         }
     }
 
-    /// A response is given once, and compensated once if it was an approval. Returns the state
-    /// before.
+    /// A response is given once, and compensated once if it was an approval. `moved` is what an approval takes, of each
+    /// account or item, and its compensation gives back.
     fn check_response(
         &mut self,
-        what: &'static str,
-        tx: i64,
-        key: &str,
+        table: &'static str,
+        RowChange { tx, key, .. }: &RowChange,
         now: &'static str,
+        moved: impl IntoIterator<Item = (String, i64)>,
         findings: &mut Findings,
-    ) -> &'static str {
-        let was = self.states.insert((what, key.to_string()), [now, "", ""]);
+    ) {
+        let was = self.states.insert((table, key.clone()), [now, "", ""]);
         let was = was.map_or("", |[was, ..]| was);
         // An order that arrived in one batch with its cancellation is compensated from the
         // beginning.
         let once = was.is_empty() || was != now && was != "waiting" && is_forward(was, now);
         findings.unless(once, I7, "again", || {
-            format!("{what} {key} was {was:?}, and became {now} in transaction {tx}")
+            format!("{table} {key} was {was:?}, and became {now} in transaction {tx}")
         });
-        was
+        let (had_taken, has_taken) = (APPROVALS.contains(&was), APPROVALS.contains(&now));
+        let is_undone = had_taken && ["refunded", "released"].contains(&now);
+        let times = i64::from(has_taken && was != now) - i64::from(is_undone);
+        for (account, amount) in moved.into_iter().filter(|_| *tx != 0) {
+            self.record_movement(*tx, &account, times * amount);
+        }
     }
 
     fn record_movement(&mut self, tx: i64, key: &str, amount: i64) {
@@ -182,18 +182,10 @@ impl TransitionCheck {
     }
 }
 
-/// How often a change takes the amount of its row: once (1), not at all (0), or it gives it back
-/// (-1).
-fn effect_count(was: &str, now: &str, [yes, undone]: [&str; 2]) -> i64 {
-    i64::from(was != yes && now == yes) - i64::from(was == yes && now == undone)
-}
-
 /// waiting < verified < refunded, waiting < declined, waiting < void; likewise for stock.
 fn is_forward(was: &str, now: &str) -> bool {
-    was == now
-        || was == "waiting"
-        || (was, now) == ("verified", "refunded")
-        || (was, now) == ("reserved", "released")
+    let undone = [("verified", "refunded"), ("reserved", "released")];
+    was == now || was == "waiting" || undone.contains(&(was, now))
 }
 
 fn intern(text: &str) -> &'static str {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use checker::group_digits;
 use events::TOPICS;
 
-use crate::checker::balances::{MoneyTotals, StockTotals};
+use crate::checker::balances::Totals;
 use crate::checker::findings::Findings;
 use crate::checker::tally::Tally;
 use crate::checker::waivers::Waivers;
@@ -19,8 +19,8 @@ type ReportRow = (&'static str, String);
 #[derive(Debug)]
 pub struct Verdict {
     pub tally: Tally,
-    pub money: MoneyTotals,
-    pub stock: StockTotals,
+    pub money: Totals,
+    pub stock: Totals,
     pub records: u64,
     /// How many of the records an operator had republished.
     pub republished: u64,
@@ -70,11 +70,10 @@ impl Verdict {
         let (confirmed, pending) = (group_digits(*confirmed), group_digits(*pending));
         let orders =
             format!("{confirmed} confirmed, {cancelled_all} cancelled{reasons}, {pending} pending");
-        let MoneyTotals { deposited_cents, balance_cents, taken_cents, .. } = self.money;
-        let [deposited, balance, taken, total] =
-            [deposited_cents, balance_cents, taken_cents, *confirmed_cents].map(format_hundredths);
-        let StockTotals { delivered, available, reserved, .. } = self.stock;
-        let [delivered, available, reserved] = [delivered, available, reserved].map(group_digits);
+        let parts = |of: &Totals| [of.received, of.left, of.taken];
+        let [deposited, balance, taken] = parts(&self.money).map(format_hundredths);
+        let total = format_hundredths(*confirmed_cents);
+        let [delivered, available, reserved] = parts(&self.stock).map(group_digits);
         vec![
             ("orders", orders),
             ("payments", by_name(&self.tally.payments)),

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use checker::dead_letters::DeadLetterIndex;
 
-    use crate::checker::test_cases::{RESERVED, case, has_finding, id, no_erasures, now};
+    use crate::checker::test_cases::{RESERVED, case, context, has_finding, id};
 
     /// The findings of an order after an event was discarded and these amounts were written off.
     fn findings_of(case: &OrderCase, written_off: &[(&'static str, &str, i64)]) -> Vec<String> {
@@ -166,13 +166,7 @@ mod tests {
             waivers.write_offs.insert((key.clone(), service, unit.to_string()), *amount);
         }
         let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
-        let context = CheckContext {
-            dead_letters: &dead_letters,
-            erasures: no_erasures(),
-            retained_since: now(),
-            clock_skew_ms: 0,
-            carried_by_connector: std::collections::BTreeSet::new(),
-        };
+        let context = context(&dead_letters);
         waivers.check_case(case, &context, &mut Tally::default(), &mut findings);
         findings.kinds()
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use checker::WriterSchemas;
 use launcher::Stack;
 use rdkafka::ClientConfig;
 use uuid::Uuid;
@@ -53,10 +52,5 @@ impl Addresses {
         }
         let token = format!("$(make -s token WHO={customer_id} SCOPE={scope})");
         format!("{curl} -H \"Authorization: Bearer {token}\"")
-    }
-
-    /// The schemas of the registry.
-    pub fn writer_schemas(&self) -> Result<WriterSchemas> {
-        WriterSchemas::new(&self.registry, self.ca.as_deref())
     }
 }

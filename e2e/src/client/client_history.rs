@@ -90,44 +90,41 @@ impl ClientHistory {
         }
     }
 
+    fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+        self.attempts.iter().map(|attempt| &attempt.outcome)
+    }
+
     /// Every acceptance.
     pub fn acknowledged(&self) -> Vec<&HttpResponse> {
-        let answers = self.attempts.iter().filter_map(|attempt| match &attempt.outcome {
+        let answers = self.outcomes().filter_map(|outcome| match outcome {
             Outcome::Ok(answer) => Some(answer),
             _ => None,
         });
         answers.collect()
     }
 
-    /// Every final refusal. A 503 only means that this attempt stored nothing.
-    fn refused(&self) -> Vec<&HttpResponse> {
-        let answers = self.attempts.iter().filter_map(|attempt| match &attempt.outcome {
-            Outcome::Refused(answer) if answer.status != 503 => Some(answer),
-            _ => None,
-        });
-        answers.collect()
-    }
-
-    /// The response that contradicts the first acceptance: a different acceptance, or a refusal.
+    /// The response that contradicts the first acceptance: a different acceptance, or a final refusal. A 503 only means
+    /// that its attempt stored nothing.
     pub fn contradiction(&self) -> Option<(&HttpResponse, &HttpResponse)> {
         let acknowledged = self.acknowledged();
         let first = acknowledged.first().copied()?;
         let other = acknowledged.into_iter().find(|answer| *answer != first);
-        Some((first, other.or(self.refused().first().copied())?))
+        let refused = || {
+            self.outcomes().find_map(|outcome| match outcome {
+                Outcome::Refused(answer) if answer.status != 503 => Some(answer),
+                _ => None,
+            })
+        };
+        Some((first, other.or_else(refused)?))
     }
 
     pub fn first_unknown(&self) -> Option<&Outcome> {
-        let doubtful = |attempt: &&Attempt| {
-            matches!(attempt.outcome, Outcome::Unknown(_) | Outcome::Failed(_))
-        };
-        Some(&self.attempts.iter().find(doubtful)?.outcome)
+        self.outcomes().find(|it| matches!(it, Outcome::Unknown(_) | Outcome::Failed(_)))
     }
 
     /// A response that a service must never give to any of its requests.
     pub fn failure(&self) -> Option<&HttpResponse> {
-        let outcomes =
-            self.attempts.iter().map(|attempt| &attempt.outcome).chain(&self.conflicting);
-        outcomes.into_iter().find_map(|outcome| match outcome {
+        self.outcomes().chain(&self.conflicting).find_map(|outcome| match outcome {
             Outcome::Failed(answer) => Some(answer),
             _ => None,
         })

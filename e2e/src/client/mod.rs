@@ -9,6 +9,7 @@ pub mod client_history;
 pub mod http_client;
 pub mod identity;
 pub mod kafka;
+pub mod operator;
 pub mod order;
 pub mod order_plan;
 pub mod outcome;

@@ -35,16 +35,36 @@ pub struct OrderLine {
     pub unit_price_cents: i64,
 }
 
-impl Order {
-    /// Whether it has ended in all services: it is decided, and both legs have ended.
-    pub fn has_ended(&self) -> bool {
-        match self.status.as_str() {
-            "confirmed" => self.payment == "verified" && self.stock == "reserved",
-            "cancelled" => {
-                ["declined", "refunded", "void"].contains(&self.payment.as_str())
-                    && ["rejected", "released", "void"].contains(&self.stock.as_str())
-            }
+/// A leg of an order: the part of one other service.
+#[derive(Clone, Copy, Debug)]
+pub struct Leg {
+    pub service: &'static str,
+    /// Its state in a confirmed order.
+    pub approved: &'static str,
+    /// Its states in a cancelled order that has ended.
+    pub undone: [&'static str; 3],
+}
+
+pub const LEGS: [Leg; 2] = [
+    Leg { service: "payment", approved: "verified", undone: ["declined", "refunded", "void"] },
+    Leg { service: "stock", approved: "reserved", undone: ["rejected", "released", "void"] },
+];
+
+impl Leg {
+    /// Whether the leg of an order with this status has ended in this state.
+    pub fn has_ended(&self, status: &str, state: &str) -> bool {
+        match status {
+            "confirmed" => state == self.approved,
+            "cancelled" => self.undone.contains(&state),
             _ => false,
         }
+    }
+}
+
+impl Order {
+    /// Whether it has ended in all services: it is decided, and all legs have ended.
+    pub fn has_ended(&self) -> bool {
+        let states = [&self.payment, &self.stock];
+        LEGS.iter().zip(states).all(|(leg, state)| leg.has_ended(&self.status, state))
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use clap::builder::PossibleValuesParser;
 use launcher::Stack;
 use launcher::directories::programs_directory;
 use tokio::time::Instant;
@@ -13,7 +14,6 @@ use tokio::time::Instant;
 use crate::checker::findings::Findings;
 use crate::checker::relay_leadership::{self, RelayLeadership};
 use crate::checker::{change_log, exits, run};
-use crate::client::http_client::Client;
 use crate::console::print_line;
 use crate::mutants::disturbance::Disturbance;
 use crate::mutants::list::{Detector, MUTANTS, Mutant, patch_file};
@@ -33,6 +33,7 @@ const CONFIRMED_MIN: u64 = 100;
 #[derive(Clone, Debug, clap::Args)]
 pub struct MutantOptions {
     /// Only these mutants, as in `B1 B7`; all of them by default
+    #[arg(value_parser = PossibleValuesParser::new(MUTANTS.map(|mutant| mutant.id)))]
     pub only: Vec<String>,
     /// Leave out the trials without a mutant
     #[arg(long)]
@@ -42,76 +43,63 @@ pub struct MutantOptions {
 /// Runs the selected trials, writes the table into `target/mutants.md`, and returns whether every
 /// mutant was caught and nothing was found without one.
 pub async fn run(options: &MutantOptions) -> Result<bool> {
-    let known = |id: &&String| MUTANTS.iter().any(|mutant| mutant.id == **id);
-    let unknown = options.only.iter().find(|id| !known(id));
-    ensure!(unknown.is_none(), "there is no mutant {}", unknown.map_or("", String::as_str));
     let is_wanted =
         |mutant: &&Mutant| options.only.is_empty() || options.only.contains(&mutant.id.into());
     let mutants: Vec<&Mutant> = MUTANTS.iter().filter(is_wanted).collect();
     let mut table = Table::default();
     if !options.without_controls {
         // The tests already run without a mutant in `make test`.
-        let trials = mutants.iter().map(|mutant| mutant.detector);
-        for detector in trials.collect::<BTreeSet<Detector>>() {
+        for detector in BTreeSet::from_iter(mutants.iter().map(|mutant| mutant.detector)) {
             if let Detector::Trial(disturbance, instances) = detector {
-                let began = Instant::now();
-                let found = run_trial(disturbance, instances, None).await;
-                let verdict = found.and_then(|findings| {
+                let control = async {
+                    let findings = run_trial(disturbance, instances, None).await?;
                     // A trial that finds something without a mutant would also "catch" correct code.
                     ensure!(findings.is_empty(), "{}", findings.lines().join("\n"));
-                    Ok("nothing found".to_string())
-                });
-                table.add("-", "no mutant", detector, verdict, began);
+                    anyhow::Ok("nothing found".to_string())
+                };
+                table.add(("-", "no mutant"), detector, control).await;
             }
         }
     }
     let worktree = Worktree::create_incremental("mutants").await?;
     for mutant in mutants {
-        let began = Instant::now();
-        let verdict = run_mutant(&worktree, mutant).await.and_then(|findings| {
-            let violated = findings.violated();
-            let shown = || findings.lines().join("\n");
-            ensure!(violated.contains(&mutant.violates), "NOT CAUGHT:\n{}", shown());
+        let verdict = async {
+            let findings = run_mutant(&worktree, mutant).await?;
+            let (violated, shown) = (findings.violated(), findings.lines().join("\n"));
+            ensure!(violated.contains(&mutant.violates), "NOT CAUGHT:\n{shown}");
             let others = violated.iter().filter(|other| **other != mutant.violates);
             let named: Vec<String> =
                 [&mutant.violates].into_iter().chain(others).map(ToString::to_string).collect();
-            Ok(format!("caught by {}", named.join(", ")))
-        });
-        table.add(mutant.id, mutant.description, mutant.detector, verdict, began);
+            anyhow::Ok(format!("caught by {}", named.join(", ")))
+        };
+        table.add((mutant.id, mutant.description), mutant.detector, verdict).await;
     }
     let file = worktree.root.ancestors().nth(2).context("a worktree lies in target")?;
-    std::fs::write(file.join("mutants.md"), &table.lines)?;
-    print_line(&format!("\n{}", table.lines));
-    print_line(&format!("VERDICT  {} of {} as expected.", table.rows - table.faults, table.rows));
+    let (rows, report) = (table.lines.lines().count(), format!("{TABLE_HEAD}{}", table.lines));
+    std::fs::write(file.join("mutants.md"), &report)?;
+    print_line(&format!("\n{report}"));
+    print_line(&format!("VERDICT  {} of {rows} as expected.", rows - table.faults));
     Ok(table.faults == 0)
 }
 
-/// The report, in Markdown.
+const TABLE_HEAD: &str = "| mutant | what | detected by | verdict | s |\n|---|---|---|---|---|\n";
+
+/// The rows of the report, in Markdown.
+#[derive(Default)]
 struct Table {
     lines: String,
-    rows: usize,
     faults: usize,
 }
 
-impl Default for Table {
-    fn default() -> Table {
-        let lines =
-            "| mutant | what | detected by | verdict | s |\n| --- | --- | --- | --- | --- |\n";
-        Table { lines: lines.to_string(), rows: 0, faults: 0 }
-    }
-}
-
 impl Table {
-    fn add(
+    async fn add(
         &mut self,
-        id: &str,
-        description: &str,
+        (id, description): (&str, &str),
         detector: Detector,
-        verdict: Result<String>,
-        began: Instant,
+        verdict: impl Future<Output = Result<String>>,
     ) {
+        let (began, verdict) = (Instant::now(), verdict.await);
         let seconds = began.elapsed().as_secs();
-        self.rows += 1;
         self.faults += usize::from(verdict.is_err());
         let told = verdict.as_ref().map_or_else(|error| format!("{error:#}"), String::clone);
         print_line(&format!("{seconds:>6} s  {id} ({detector:?}): {told}"));
@@ -184,9 +172,7 @@ async fn run_trial(
 
 /// Returns the findings, the number of confirmed orders, and that of changes in the databases' logs.
 async fn disturb(stack: &Stack, disturbance: Disturbance) -> Result<(Findings, u64, u64)> {
-    stack.up().await?;
-    let client = Client::for_stack(stack)?;
-    seed::run(&client).await?;
+    let client = seed::start(stack).await?;
     change_log::install(&client).await?;
     let before = ResourceUsage::measure(stack, &client).await?;
     let (load, mut leaders) = (disturbance.load(), RelayLeadership::default());

@@ -10,100 +10,31 @@ pub fn read_file(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// The one declaration of the services.
+pub const SERVICE_LIST: &str = "services/list.rs";
+
+/// The services that a checkout declares. Those of this program are `stack_description::SERVICES`.
+pub fn services(root: &Path) -> Result<Vec<String>> {
+    let list = read_file(&root.join(SERVICE_LIST))?;
+    Ok(list.split('"').skip(1).step_by(2).map(str::to_string).collect())
+}
+
 const NAME_CHARS_MAX: usize = 30;
 
-/// Words with another meaning in Rust, cargo, SQL or the stack. Names of crates and of test modules are
-/// looked up.
-const RESERVED_NAMES: [&str; 80] = [
-    "abstract",
-    "alloc",
-    "api",
-    "as",
-    "async",
-    "await",
-    "become",
-    "bin",
-    "box",
-    "break",
-    "build",
-    "chassis",
-    "checker",
-    "connect",
-    "console",
-    "const",
-    "continue",
-    "contracts",
-    "core",
-    "crate",
-    "deps",
-    "derive",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "examples",
-    "extern",
-    "false",
-    "faults",
-    "final",
-    "fn",
-    "for",
-    "gen",
-    "if",
-    "impl",
-    "in",
-    "incremental",
-    "jaeger",
-    "java",
-    "kafka",
-    "launcher",
-    "let",
-    "loop",
-    "macro",
-    "main",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "none",
-    "override",
-    "postgres",
-    "priv",
-    "public",
-    "pub",
-    "ref",
-    "registry",
-    "return",
-    "self",
-    "stack",
-    "static",
-    "std",
-    "struct",
-    "super",
-    "template0",
-    "template1",
-    "test",
-    "testing",
-    "tests",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "typeof",
-    "unsafe",
-    "use",
-    "where",
-    "while",
-    "yield",
-];
+/// Words with another meaning in Rust, cargo, SQL or the stack. Names of crates and of modules are looked up.
+const RESERVED_NAMES: &str = "
+    abstract alloc api as async await become bin box break build chassis checker connect console const continue
+    contracts core crate deps derive do dyn else enum examples extern false faults final fn for gen if impl in
+    incremental jaeger java kafka launcher let loop macro main match mod move mut none override postgres priv
+    public pub ref registry return self stack static std struct super template0 template1 test testing tests trait
+    true try type typeof unsafe use where while yield";
 
 pub fn check_name(root: &Path, name: &str) -> Result<()> {
     check_word(name)?;
     let folder = root.join("services").join(name);
     ensure!(!folder.exists(), "service {name} already exists, in {}", folder.display());
     let is_crate = is_package(&read_file(&root.join("Cargo.lock"))?, name);
-    let is_module = read_file(&root.join("e2e/tests/main.rs"))?.contains(&format!("mod {name};"));
-    ensure!(!is_crate && !is_module, "`{name}` {ANOTHER_MEANING}");
+    ensure!(!is_crate, "`{name}` {ANOTHER_MEANING}");
     Ok(())
 }
 
@@ -126,8 +57,8 @@ pub fn check_word(name: &str) -> Result<()> {
     );
     let published = include_str!("../../../Cargo.lock").split("\n[[package]]");
     let mut published = published.filter(|package| package.contains("\nsource = "));
-    let is_taken =
-        RESERVED_NAMES.contains(&name) || published.any(|package| is_package(package, name));
+    let is_taken = RESERVED_NAMES.split_whitespace().any(|reserved| reserved == name)
+        || published.any(|package| is_package(package, name));
     ensure!(!is_taken, "`{name}` {ANOTHER_MEANING}");
     Ok(())
 }
@@ -178,9 +109,7 @@ mod tests {
             let refused = check_name(&root, name).unwrap_err().to_string();
             assert!(refused.contains("one word of lower-case letters"), "{refused}");
         }
-        for name in
-            ["match", "kafka", "registry", "chassis", "events", "tokio", "saga", "std", "tests"]
-        {
+        for name in ["match", "kafka", "registry", "chassis", "events", "tokio", "std", "tests"] {
             let refused = check_name(&root, name).unwrap_err().to_string();
             assert!(refused.contains("already has another meaning"), "{name}: {refused}");
         }

@@ -17,7 +17,7 @@ use crate::client::order::{LineRequest, Order};
 use crate::console::print_line;
 use crate::console::print_step;
 use crate::format::format_hundredths;
-use crate::scenarios::proof::{is_stack_up, with_stack_restored};
+use crate::scenarios::runner::{is_stack_up, with_stack_restored};
 use crate::workload::seed;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,9 +51,7 @@ async fn run_steps(stack: &Stack, was_up: bool) -> Result<()> {
         print_line("Starting the databases, Kafka, a schema registry and the services …");
     }
     let began = Instant::now();
-    stack.up().await?;
-    let client = Client::for_stack(stack)?;
-    seed::run(&client).await?;
+    let client = seed::start(stack).await?;
     print_line(&format!("Everything is ready after {:.1} s.", began.elapsed().as_secs_f64()));
     if let Ok(url) = stack.console_url() {
         print_line(&format!("Watch it in a browser: {url}"));

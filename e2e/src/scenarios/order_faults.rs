@@ -1,13 +1,17 @@
-//! Faults that know the services of orders: a rule of the payment database, a bad migration, the
-//! deadline of orders, the largest events. Faults that know no order are in
-//! [`faults::database_faults`].
+//! Faults that know the services of orders, and that several scenarios inject: a rule of the payment
+//! database, a bad migration and its repair, the deadline of orders, the largest events. Faults that
+//! know no order are in [`faults::database_faults`].
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use chassis::event::avro::BODY_BYTES_MAX;
 use chrono::{DateTime, Utc};
-use faults::database_faults::{connect_as_superuser, execute, set_read_only};
-use launcher::{Component, Stack};
+use faults::database_faults::{self, connect_as_superuser, execute, set_read_only};
+use launcher::{Stack, eventually};
+use sqlx::AssertSqlSafe;
 
+use crate::client::operator::Operator;
 use crate::stack_description::SERVICES;
 
 /// The constraint of a bad migration.
@@ -17,16 +21,38 @@ const DROP_BAD_CONSTRAINT: &str =
 
 pub const DEADLINE_VARIABLE: &str = "ORDER_DEADLINE_SECONDS";
 
-/// Makes payment's database refuse a seventh of all amounts. After 20 refusals in a row, the
-/// consumer pauses until an operator resumes it.
-pub async fn apply_bad_migration(stack: &Stack) -> Result<()> {
-    let add = "alter table payments add constraint too_strict
-               check (amount_cents % 7 <> 0 or state <> 'verified') not valid";
-    execute(stack, "payment", &[DROP_BAD_CONSTRAINT, add]).await
+/// A bad migration that accepts six of seven amounts.
+pub const A_SEVENTH: &str = "amount_cents % 7 <> 0 or state <> 'verified'";
+
+/// How long until every dead letter of a bad migration is replayed.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Makes payment's database refuse every payment that does not fulfil a condition. After 20 refusals
+/// in a row, the consumer pauses until an operator resumes it.
+pub async fn apply_bad_migration(stack: &Stack, condition: &str) -> Result<()> {
+    revert_bad_migration(stack).await?;
+    let add =
+        format!("alter table payments add constraint too_strict check ({condition}) not valid");
+    let mut db = connect_as_superuser(stack, "payment").await?;
+    sqlx::query(AssertSqlSafe(add)).execute(&mut db).await.map(drop).context("a bad migration")
 }
 
 pub async fn revert_bad_migration(stack: &Stack) -> Result<()> {
     execute(stack, "payment", &[DROP_BAD_CONSTRAINT]).await
+}
+
+/// What an operator does after the cause is gone: resume a paused consumer and replay every dead
+/// letter, until none with `handler_failed` waits.
+pub async fn replay_dead_letters(stack: &Stack, service: &str) -> Result<()> {
+    eventually("the dead letters of a bad migration to be handled", REPLAY_TIMEOUT, async || {
+        let operator = Operator::for_stack(stack)?;
+        operator.ask()?.resume(service).await?;
+        operator.replay_all(service).await?;
+        let failing = database_faults::count_dead_letters(stack, service, "handler_failed").await?;
+        ensure!(failing == 0, "{failing} dead letters are left");
+        Ok(())
+    })
+    .await
 }
 
 /// A rule of payment's database refuses larger payments, with an error of its own.
@@ -55,7 +81,7 @@ pub async fn repair_all(stack: &Stack) -> Result<()> {
     stack.set_environment("order", DEADLINE_VARIABLE, None)?;
     for service in SERVICES {
         // A frozen component is resumed when it is started.
-        stack.start(&Component::Database(service.to_string()).to_string()).await?;
+        stack.start(&format!("{service}-db")).await?;
         repair(stack, service).await?;
     }
     Ok(())

@@ -15,8 +15,7 @@ use events::payments::{PaymentRefunded, PaymentVerified};
 use events::stock::{ReservedLine, StockReserved};
 use futures::future::try_join_all;
 use launcher::eventually;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::{Connection, PgConnection};
@@ -108,17 +107,12 @@ fn poison_cases(id: u32, body: &[u8], rng: &mut impl Rng) -> Vec<PoisonCase> {
 }
 
 /// Produces every kind of poison in every topic with subscribers: in every partition, or in a
-/// random one for each. In a topic without subscribers no service would store a dead letter, and
+/// random one for each. The bytes are drawn as well. In a topic without subscribers no service would store a dead letter, and
 /// the checker refuses the record.
-pub async fn poison_all_topics(client: &Client, all_partitions: bool) -> Result<PositionsByTopic> {
-    poison_with_rng(client, all_partitions, &mut StdRng::from_os_rng()).await
-}
-
-/// The same, with a given random generator for bytes and partitions.
-pub async fn poison_with_rng(
+pub async fn poison_all_topics(
     client: &Client,
     all_partitions: bool,
-    rng: &mut StdRng,
+    rng: &mut impl Rng,
 ) -> Result<PositionsByTopic> {
     let producer = create_producer(client)?;
     let mut places = PositionsByTopic::new();
@@ -204,34 +198,27 @@ pub async fn send_unprocessable(client: &Client, order: &Order) -> Result<Positi
         currency: currency.clone(),
         occurred_at,
     };
-    let other_amount = PaymentVerified {
-        order_id,
-        amount_cents: total_cents.wrapping_add(1),
-        currency: currency.clone(),
-        occurred_at,
-    };
-    let other_currency = PaymentVerified {
-        order_id,
-        amount_cents: total_cents,
-        currency: OTHER_CURRENCY.to_string(),
-        occurred_at,
+    let paid = |amount_cents, currency: &str| {
+        let currency = currency.to_string();
+        encode(PaymentVerified { order_id, amount_cents, currency, occurred_at })
     };
     let overflowing = PaymentRefunded {
         order_id,
         amount_cents: Some(i64::MAX),
-        currency: Some(currency),
+        currency: Some(currency.clone()),
         occurred_at,
     };
-    let line = |quantity| ReservedLine { sku: order.lines[0].sku.clone(), quantity };
-    let negative = StockReserved { order_id, lines: vec![line(-1)], occurred_at };
-    let too_much = StockReserved { order_id, lines: vec![line(i32::MAX)], occurred_at };
+    let reserved = |quantity| {
+        let lines = vec![ReservedLine { sku: order.lines[0].sku.clone(), quantity }];
+        encode(StockReserved { order_id, lines, occurred_at })
+    };
     let mut events: Vec<(&'static Topic, Vec<u8>)> = vec![
         (OrderCreated::topic(), encode(nothing)?),
-        (PaymentVerified::topic(), encode(other_amount)?),
-        (PaymentVerified::topic(), encode(other_currency)?),
+        (PaymentVerified::topic(), paid(total_cents.wrapping_add(1), &currency)?),
+        (PaymentVerified::topic(), paid(total_cents, OTHER_CURRENCY)?),
         (PaymentRefunded::topic(), encode(overflowing)?),
-        (StockReserved::topic(), encode(negative)?),
-        (StockReserved::topic(), encode(too_much)?),
+        (StockReserved::topic(), reserved(-1)?),
+        (StockReserved::topic(), reserved(i32::MAX)?),
     ];
     for topic in TOPICS {
         // This order is never placed; but a cancellation of it could be one that overtook its

@@ -10,11 +10,9 @@ use chassis::event::{Retention, Topic};
 use checker::kafka::{self, create_consumer, headers, watermarks};
 use events::TOPICS;
 use futures::future::try_join_all;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use rdkafka::ClientConfig;
+use rand::Rng;
 use rdkafka::admin::AdminOptions;
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedMessage};
 use rdkafka::producer::FutureRecord;
@@ -26,6 +24,9 @@ use crate::client::kafka::{admin_client, create_producer};
 use crate::client::sample_events::POISON_KEY;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The group that reads records to write them again; it commits nothing.
+const READER: &str = "replays";
 
 /// Records written at a time, since a producer's queue is bounded.
 const SEND_BATCH_MAX: usize = 1_000;
@@ -61,30 +62,47 @@ pub async fn consumer_lag(client: &Client, service: &'static str) -> Result<i64>
 /// For each partition that a service reads: the offset of the first record that its group has not
 /// handled, and the high watermark.
 pub async fn group_positions(client: &Client, service: &'static str) -> Result<Vec<(i64, i64)>> {
-    let kafka = client.addresses.kafka.clone();
-    tokio::task::spawn_blocking(move || {
-        let group = create_consumer(&kafka, service)?;
-        let topics = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
-        let positions = topics.map(|topic| kafka::group_positions(&group, topic.name));
+    in_group(client, service, move |group| {
+        let positions = subscribed(service).map(|topic| kafka::group_positions(group, topic.name));
         Ok(positions.collect::<Result<Vec<_>>>()?.concat())
     })
-    .await?
+    .await
+}
+
+fn subscribed(service: &'static str) -> impl Iterator<Item = &'static &'static Topic> {
+    TOPICS.iter().filter(move |topic| topic.subscribers.contains(&service))
+}
+
+/// Calls Kafka as a client of a group, on a thread that may block.
+pub async fn in_group<T: Send + 'static>(
+    client: &Client,
+    group: &'static str,
+    call: impl FnOnce(&BaseConsumer) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let kafka = client.addresses.kafka.clone();
+    tokio::task::spawn_blocking(move || call(&create_consumer(&kafka, group)?)).await?
+}
+
+/// The committed offsets of a group in every partition of a topic.
+fn committed_offsets(
+    group: &BaseConsumer,
+    partitions: usize,
+    topic: &str,
+) -> Result<TopicPartitionList> {
+    let mut asked = TopicPartitionList::new();
+    for (partition, _) in (0..).zip(0..partitions) {
+        asked.add_partition(topic, partition);
+    }
+    Ok(group.committed_offsets(asked, REQUEST_TIMEOUT)?)
 }
 
 /// Rewinds the group of a stopped service by at most this number of records of each partition.
 pub async fn reset_offsets(client: &Client, service: &'static str, records: i64) -> Result<()> {
-    let kafka = client.addresses.kafka.clone();
-    tokio::task::spawn_blocking(move || {
-        let group = create_consumer(&kafka, service)?;
+    in_group(client, service, move |group| {
         let mut positions = TopicPartitionList::new();
-        for topic in TOPICS.iter().filter(|topic| topic.subscribers.contains(&service)) {
-            let watermarks = watermarks(&group, topic.name)?;
-            let mut asked = TopicPartitionList::new();
-            (0..).zip(&watermarks).for_each(|(partition, _)| {
-                asked.add_partition(topic.name, partition);
-            });
-            let committed = group.committed_offsets(asked, REQUEST_TIMEOUT)?;
-            for position in committed.elements() {
+        for topic in subscribed(service) {
+            let watermarks = watermarks(group, topic.name)?;
+            for position in committed_offsets(group, watermarks.len(), topic.name)?.elements() {
                 let (low, high) = watermarks[usize::try_from(position.partition())?];
                 // An unhandled record stays unhandled: an offset only moves back.
                 let next = match position.offset() {
@@ -95,10 +113,9 @@ pub async fn reset_offsets(client: &Client, service: &'static str, records: i64)
                 positions.add_partition_offset(topic.name, position.partition(), back)?;
             }
         }
-        group.commit(&positions, CommitMode::Sync)?;
-        Ok(())
+        Ok(group.commit(&positions, CommitMode::Sync)?)
     })
-    .await?
+    .await
 }
 
 /// The offsets of a stopped service in a withheld topic.
@@ -117,14 +134,9 @@ pub async fn withhold(
     let skip = "insert into chassis.rewinds (topic, to_offset, reason) values ($1, $2, 'withheld')";
     let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
     sqlx::query(skip).bind(topic.name).bind(i64::MAX).execute(&mut db).await?;
-    let kafka = client.addresses.kafka.clone();
-    tokio::task::spawn_blocking(move || {
-        let group = create_consumer(&kafka, service)?;
-        let mut asked = TopicPartitionList::new();
-        for (partition, _) in (0..).zip(watermarks(&group, topic.name)?) {
-            asked.add_partition(topic.name, partition);
-        }
-        let positions = group.committed_offsets(asked, REQUEST_TIMEOUT)?;
+    in_group(client, service, move |group| {
+        let partitions = watermarks(group, topic.name)?.len();
+        let positions = committed_offsets(group, partitions, topic.name)?;
         for mut position in positions.elements() {
             if !matches!(position.offset(), Offset::Offset(_)) {
                 position.set_offset(Offset::Offset(0))?;
@@ -132,17 +144,13 @@ pub async fn withhold(
         }
         Ok(WithheldTopic { service, positions })
     })
-    .await?
+    .await
 }
 
 /// Restores the offsets of a withheld topic.
 pub async fn release(client: &Client, held: WithheldTopic) -> Result<()> {
-    let kafka = client.addresses.kafka.clone();
     let WithheldTopic { service, positions } = held;
-    tokio::task::spawn_blocking(move || {
-        Ok(create_consumer(&kafka, service)?.commit(&positions, CommitMode::Sync)?)
-    })
-    .await?
+    in_group(client, service, move |group| Ok(group.commit(&positions, CommitMode::Sync)?)).await
 }
 
 /// Deletes the offsets of a stopped service.
@@ -163,30 +171,20 @@ const COPY_HEADER: &str = "copy";
 /// a partition. So the newest record of a key stays the newest in a compacted topic. Unknown
 /// records are skipped. Returns the number of events of orders written that were not republished:
 /// without the header they would look like duplicates of a relay.
-pub async fn produce_again(client: &Client, newest: i64) -> Result<u64> {
-    produce_again_with_rng(client, newest, &mut StdRng::from_os_rng()).await
-}
-
-/// Like [`produce_again`], with a given random generator.
-pub async fn produce_again_with_rng(client: &Client, newest: i64, rng: &mut StdRng) -> Result<u64> {
+pub async fn produce_again(client: &Client, newest: i64, rng: &mut impl Rng) -> Result<u64> {
     let producer = create_producer(client)?;
     let mut written = 0;
     for topic in TOPICS {
-        let kafka = client.addresses.kafka.clone();
         let records =
-            tokio::task::spawn_blocking(move || newest_records(&kafka, topic.name, newest));
-        let records = records.await??;
+            in_group(client, READER, move |reader| newest_records(reader, topic.name, newest))
+                .await?;
         for together in records.chunks(SEND_BATCH_MAX) {
             // Queued in this order, which each partition keeps.
             let mut sent = Vec::with_capacity(together.len() * 2);
             for record in together {
                 let times = rng.random_range(1..=3);
-                sent.extend(std::iter::repeat_n(record, times));
                 written += if is_relayed_once(topic, record) { times as u64 } else { 0 };
-            }
-            let sent = sent.into_iter();
-            let sent: Vec<_> = sent
-                .map(|record| {
+                for _ in 0..times {
                     let headers = record.headers().cloned().unwrap_or_default();
                     let headers = headers.insert(Header { key: COPY_HEADER, value: Some("again") });
                     let mut again = FutureRecord::to(topic.name)
@@ -194,13 +192,12 @@ pub async fn produce_again_with_rng(client: &Client, newest: i64, rng: &mut StdR
                         .payload(record.payload().unwrap_or_default())
                         .headers(headers);
                     again.key = record.key();
-                    producer.send_result(again).map_err(|(error, _)| error)
-                })
-                .collect::<Result<_, KafkaError>>()?;
-            let landed = try_join_all(sent).await.context("the producer was dropped")?;
-            landed
-                .into_iter()
-                .try_for_each(|landed| landed.map(drop).map_err(|(error, _)| error))?;
+                    sent.push(producer.send_result(again).map_err(|(error, _)| error)?);
+                }
+            }
+            for landed in try_join_all(sent).await.context("the producer was dropped")? {
+                landed.map_err(|(error, _)| error)?;
+            }
         }
     }
     Ok(written)
@@ -209,18 +206,19 @@ pub async fn produce_again_with_rng(client: &Client, newest: i64, rng: &mut StdR
 /// The number of records in the topics that were written again and would count as duplicates of a
 /// relay. It includes those of an interrupted fault.
 pub async fn count_copies(client: &Client) -> Result<u64> {
-    let kafka = client.addresses.kafka.clone();
-    tokio::task::spawn_blocking(move || {
-        let mut copies = 0;
-        for topic in TOPICS {
-            for_each_newest(&kafka, topic.name, i64::MAX, |record| {
+    let mut copies = 0;
+    for topic in TOPICS {
+        copies += in_group(client, READER, move |reader| {
+            let mut copies = 0;
+            for_each_newest(reader, topic.name, i64::MAX, |record| {
                 copies +=
                     u64::from(has_header(record, COPY_HEADER) && is_relayed_once(topic, record));
             })?;
-        }
-        Ok(copies)
-    })
-    .await?
+            Ok(copies)
+        })
+        .await?;
+    }
+    Ok(copies)
 }
 
 /// Whether a record is an event of an order, which a relay sends once, and is not republished.
@@ -241,9 +239,9 @@ fn has_header(record: &impl Message, name: &str) -> bool {
 }
 
 /// The newest events of a topic, in order of their positions.
-fn newest_records(kafka: &ClientConfig, topic: &str, newest: i64) -> Result<Vec<OwnedMessage>> {
+fn newest_records(reader: &BaseConsumer, topic: &str, newest: i64) -> Result<Vec<OwnedMessage>> {
     let mut records = Vec::new();
-    for_each_newest(kafka, topic, newest, |record| {
+    for_each_newest(reader, topic, newest, |record| {
         if record.key() != Some(POISON_KEY.as_bytes()) && has_header(record, "ce_id") {
             records.push(record.detach());
         }
@@ -253,13 +251,12 @@ fn newest_records(kafka: &ClientConfig, topic: &str, newest: i64) -> Result<Vec<
 
 /// Reads the newest records of a topic, at most this number.
 fn for_each_newest(
-    kafka: &ClientConfig,
+    reader: &BaseConsumer,
     topic: &str,
     newest: i64,
     mut each: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<()> {
-    let consumer = create_consumer(kafka, "replays")?;
-    let watermarks = watermarks(&consumer, topic)?;
+    let watermarks = watermarks(reader, topic)?;
     let of_partition = newest.div_euclid(i64::try_from(watermarks.len())?).max(1);
     let mut positions = TopicPartitionList::new();
     let mut open = HashSet::new();
@@ -270,9 +267,9 @@ fn for_each_newest(
             open.insert(partition);
         }
     }
-    consumer.assign(&positions)?;
+    reader.assign(&positions)?;
     while !open.is_empty() {
-        match consumer.poll(REQUEST_TIMEOUT) {
+        match reader.poll(REQUEST_TIMEOUT) {
             Some(Ok(record)) => each(&record),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
             Some(Err(error)) => return Err(error.into()),

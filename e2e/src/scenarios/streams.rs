@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use checker::kafka::{self, create_consumer};
+use checker::kafka;
 use chrono::{DateTime, Utc};
 use events::{insights, orders};
 use launcher::{Stack, eventually};
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sqlx::{Connection, PgConnection};
 
 use crate::client::http_client::Client;
+use crate::scenarios::redelivery::in_group;
 
 /// The confirmed orders, as the stream processor sums them up.
 const SALES_QUERY: &str = "
@@ -84,15 +85,13 @@ pub async fn wait_until_equal(client: &Client, stack: &Stack, within: Duration) 
 /// # Errors
 /// If Kafka does not answer.
 pub async fn consumer_lag(client: &Client) -> Result<i64> {
-    let kafka = client.addresses.kafka.clone();
-    tokio::task::spawn_blocking(move || {
-        let group = create_consumer(&kafka, insights::NAME)?;
+    in_group(client, insights::NAME, |group| {
         let topics = [&orders::CREATED, &orders::CONFIRMED, &orders::CANCELLED];
-        let positions = topics.map(|topic| kafka::group_positions(&group, topic.name));
+        let positions = topics.map(|topic| kafka::group_positions(group, topic.name));
         let positions = positions.into_iter().collect::<Result<Vec<_>>>()?.concat();
         Ok(positions.iter().map(|(next, high)| high - next).sum())
     })
-    .await?
+    .await
 }
 
 async fn expected_sums(database: &str) -> Result<Sums> {

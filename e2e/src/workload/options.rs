@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::Parser;
+
 use crate::console::seconds;
 
 /// Options of a load.
@@ -42,21 +44,15 @@ pub struct Load {
     pub drain_timeout: Duration,
 }
 
+/// The defaults of the options.
 impl Default for Load {
     fn default() -> Load {
-        Load {
-            rate: 100,
-            duration: Duration::from_secs(90),
-            cancelled_percent: 5,
-            poor_percent: 5,
-            scarce_percent: 5,
-            duplicated_percent: 5,
-            key_reused_percent: 2,
-            disconnected_percent: 0,
-            lines_max: 4,
-            seed: None,
-            drain_timeout: Duration::from_secs(60),
+        #[derive(clap::Parser)]
+        struct NoArguments {
+            #[command(flatten)]
+            load: Load,
         }
+        NoArguments::parse_from([""]).load
     }
 }
 

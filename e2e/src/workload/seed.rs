@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use launcher::{Stack, eventually};
+use rand::seq::IndexedRandom;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -126,6 +127,14 @@ pub async fn command(options: &SeedOptions) -> Result<()> {
     Ok(())
 }
 
+/// Starts what does not run of a stack, and creates what is missing.
+pub async fn start(stack: &Stack) -> Result<Client> {
+    stack.up().await?;
+    let client = Client::for_stack(stack)?;
+    run(&client).await?;
+    Ok(client)
+}
+
 /// Creates what is missing, and waits until it can be ordered.
 pub async fn run(client: &Client) -> Result<()> {
     let items = ITEMS.iter().chain([&SCARCE_ITEM]);
@@ -142,16 +151,23 @@ pub async fn run(client: &Client) -> Result<()> {
 /// Sends one command to a service: an order, a deposit or a delivery. Returns `None` for a service
 /// without a known command.
 pub async fn send_any_command(client: &Client, service: &str) -> Option<Outcome> {
-    let (customer_id, sku) = (CUSTOMERS[0].customer_id, ITEMS[0].sku);
+    let (path, body) = any_command(service)?;
+    let key = Uuid::now_v7().to_string();
+    Some(client.command(Method::POST, service, &path, Some(&key), &body).await)
+}
+
+/// The path and the body of a command, of any customer and item.
+pub fn any_command(service: &str) -> Option<(String, Value)> {
+    let mut rng = rand::rng();
+    let (customer, item) = (CUSTOMERS.choose(&mut rng)?, ITEMS.choose(&mut rng)?);
+    let (customer_id, sku) = (customer.customer_id, item.sku);
     let order = json!({ "customer_id": customer_id, "lines": [{ "sku": sku, "quantity": 1 }] });
-    let (path, body) = match service {
+    Some(match service {
         "payment" => (format!("/accounts/{customer_id}/deposits"), json!({ "amount_cents": 1 })),
         "stock" => (format!("/items/{sku}/deliveries"), json!({ "quantity": 1 })),
         "order" => ("/orders".to_string(), order),
         _ => return None,
-    };
-    let key = Uuid::now_v7().to_string();
-    Some(client.command(Method::POST, service, &path, Some(&key), &body).await)
+    })
 }
 
 async fn ensure_items_known(client: &Client) -> Result<()> {

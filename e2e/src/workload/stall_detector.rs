@@ -39,7 +39,7 @@ struct ServiceProgress {
     consumer: StallClock<i64>,
     relay: StallClock<i64>,
     /// The next offset to handle, by topic and partition.
-    partitions: HashMap<(&'static str, usize), StallClock<i64>>,
+    partitions: HashMap<Partition, StallClock<i64>>,
 }
 
 /// Measures how long there has been work without progress.
@@ -98,8 +98,7 @@ impl StallDetector {
 impl ServiceProgress {
     async fn poll(&mut self) -> Result<()> {
         let (service, group) = (self.service, self.group.clone());
-        let positions =
-            tokio::task::spawn_blocking(move || partition_positions(&group, service)).await??;
+        let positions = tokio::task::spawn_blocking(move || positions(&group, service)).await??;
         // The oldest waiting row.
         let oldest_position: Option<i64> =
             sqlx::query_scalar("select min(position) from chassis.outbox")
@@ -107,12 +106,13 @@ impl ServiceProgress {
                 .await
                 .with_context(|| format!("polling {service}"))?;
         let now = Instant::now();
-        let is_behind = positions.iter().any(|place| place.next < place.high);
-        self.consumer.observe(is_behind, Some(positions.iter().map(|place| place.next).sum()), now);
+        let is_behind = positions.iter().any(|(_, (next, high))| next < high);
+        let sum = positions.iter().map(|(_, (next, _))| next).sum();
+        self.consumer.observe(is_behind, Some(sum), now);
         self.relay.observe(oldest_position.is_some(), oldest_position, now);
-        for PartitionPosition { topic, partition, next, high } in positions {
-            let clock = self.partitions.entry((topic, partition));
-            clock.or_insert_with(|| StallClock::new(None)).observe(next < high, Some(next), now);
+        for (partition, (next, high)) in positions {
+            let clock = self.partitions.entry(partition).or_insert_with(|| StallClock::new(None));
+            clock.observe(next < high, Some(next), now);
         }
         Ok(())
     }
@@ -122,26 +122,15 @@ impl ServiceProgress {
     }
 }
 
-/// The progress of a service in one partition.
-struct PartitionPosition {
-    topic: &'static str,
-    partition: usize,
-    next: i64,
-    high: i64,
-}
+type Partition = (&'static str, usize);
 
-/// The progress of a service in every topic that it subscribes to.
-fn partition_positions(group: &BaseConsumer, service: &str) -> Result<Vec<PartitionPosition>> {
+/// For each partition of each topic that a service subscribes to: the next offset to handle, and the
+/// high watermark.
+fn positions(group: &BaseConsumer, service: &str) -> Result<Vec<(Partition, (i64, i64))>> {
     let mut positions = Vec::new();
     for topic in TOPICS.iter().filter(|topic| topic.subscribers.contains(&service)) {
-        let behind = kafka::group_positions(group, topic.name)?.into_iter().enumerate();
-        let topic = topic.name;
-        positions.extend(behind.map(|(partition, (next, high))| PartitionPosition {
-            topic,
-            partition,
-            next,
-            high,
-        }));
+        let of_topic = kafka::group_positions(group, topic.name)?.into_iter().enumerate();
+        positions.extend(of_topic.map(|(nth, position)| ((topic.name, nth), position)));
     }
     Ok(positions)
 }

@@ -74,11 +74,11 @@ struct ControlServer {
 
 impl ControlServer {
     fn of(demo: &DemoStack) -> Result<ControlServer> {
-        let ports = demo.stack.ports()?.console.context("the stack has a control room")?;
+        let port = demo.stack.ports()?.get("console-control")?;
         let secret = demo.stack.directory().join("secrets/control.token");
         Ok(ControlServer {
             http: reqwest::Client::builder().no_proxy().build()?,
-            url: format!("http://127.0.0.1:{}", ports.control),
+            url: format!("http://127.0.0.1:{port}"),
             token: std::fs::read_to_string(secret)?.trim().to_string(),
         })
     }

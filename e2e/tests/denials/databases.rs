@@ -6,13 +6,13 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::admin::reporting;
-use e2e::stack_description::{SERVICES, stack_description};
-use launcher::{Stack, StackDescription};
+use e2e::stack_description::SERVICES;
+use launcher::Stack;
 use reqwest::Url;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::{Cells, Matrix, compare};
-use crate::fixture::stack_permit;
+use super::{Matrix, cells, compare};
+use crate::fixture::*;
 
 /// The superuser of every cluster.
 const SUPERUSER: &str = "postgres";
@@ -38,6 +38,13 @@ const COLUMNS: &str = "
     from pg_attribute where attrelid = $1::regclass and attnum > 0 and attgenerated = '' and attidentity = ''
           and not attisdropped";
 
+/// The rules by which a role that reads the log could copy the files of all databases.
+const RULES: &str = "select type from pg_hba_file_rules where database && array['replication']";
+
+/// The kept statements that have a password where its verifier would do.
+const STATEMENTS: &str =
+    "select query from pg_stat_statements where query ~* 'password ''(?!SCRAM-SHA-256[$])'";
+
 /// What a role is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -60,15 +67,16 @@ struct DatabaseTable {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_can_do_in_the_databases_what_is_declared_and_nothing_else() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&StackDescription { secure: true, ..stack_description() })?;
+    let stack = secured_stack()?;
     stack.connect()?;
     stack.up_infrastructure().await?;
     for service in SERVICES {
         stack.migrate(service).await?;
-        let rules = replication_rules(&stack.maintenance_database_url(service)?).await?;
-        ensure!(rules == 0, "a role that reads the log may copy the cluster of {service}");
-        let texts = statements_with_passwords(&stack.maintenance_database_url(service)?).await?;
-        ensure!(texts.is_empty(), "{service} keeps the text of a password: {texts:?}");
+        let mut db = PgConnection::connect(&stack.maintenance_database_url(service)?).await?;
+        for (what, query) in [("a rule to copy a cluster", RULES), ("a password", STATEMENTS)] {
+            let found: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut db).await?;
+            ensure!(found.is_empty(), "{service} has {what}: {found:?}");
+        }
     }
     let reports = stack.further_database(reporting::BESIDE, reporting::NAME).await?;
     reporting::create_tables(&reports.owner_url).await?;
@@ -106,10 +114,6 @@ fn roles_of(database: &str) -> Vec<(String, Purpose)> {
     }
 }
 
-fn cells(identity: &str, kind: &str, name: &str) -> Cells {
-    Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
-}
-
 /// The URL of a database for a role of the cluster of a service. Each service has a cluster of its own.
 pub fn url_of(stack: &Stack, service: &str, role: &str, database: &str) -> Result<String> {
     let cluster = match database {
@@ -124,22 +128,6 @@ pub fn url_of(stack: &Stack, service: &str, role: &str, database: &str) -> Resul
     ensure!(named.is_ok(), "{role} cannot stand in a URL");
     url.set_path(database);
     Ok(url.to_string())
-}
-
-/// The number of rules by which a role could copy the files of all databases.
-async fn replication_rules(url: &str) -> Result<i64> {
-    const RULES: &str =
-        "select count(*) from pg_hba_file_rules where database && array['replication']";
-    let mut session = PgConnection::connect(url).await?;
-    Ok(sqlx::query_scalar(RULES).fetch_one(&mut session).await?)
-}
-
-/// The kept statements that have a password where its verifier would do.
-async fn statements_with_passwords(url: &str) -> Result<Vec<String>> {
-    const STATEMENTS: &str =
-        "select query from pg_stat_statements where query ~* 'password ''(?!SCRAM-SHA-256[$])'";
-    let mut session = PgConnection::connect(url).await?;
-    Ok(sqlx::query_scalar(STATEMENTS).fetch_all(&mut session).await?)
 }
 
 async fn read_tables(url: &str) -> Result<Vec<DatabaseTable>> {

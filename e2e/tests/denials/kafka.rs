@@ -10,15 +10,15 @@ use contracts::grants::AclOperation::{
 use contracts::grants::{AclOperation, AclResource, Grant, OBSERVER};
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::reporting;
-use e2e::stack_description::{SERVICES, stack_description};
+use e2e::stack_description::SERVICES;
 use events::{CONTRACTS, DECLARED_TOPICS, INTERNAL_TOPICS, connect, insights};
 use launcher::directories::programs_directory;
-use launcher::{Stack, StackDescription, eventually};
+use launcher::{Stack, eventually};
 use rdkafka::ClientConfig;
 
 use super::kafka_attempts::{Client, Setting};
-use super::{Cells, Matrix, compare, surplus};
-use crate::fixture::{TIMEOUT, stack_permit};
+use super::{Matrix, cells, compare, surplus};
+use crate::fixture::*;
 use crate::wires::reaches_kafka;
 
 /// A client with a valid certificate and without rights.
@@ -64,8 +64,7 @@ const GROUP_ACTS: [(char, AclOperation); 4] =
 #[tokio::test(flavor = "multi_thread")]
 async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Result<()> {
     let _permit = stack_permit().await?;
-    let secure = StackDescription { secure: true, ..stack_description() };
-    let stack = Stack::ephemeral(&secure)?;
+    let stack = secured_stack()?;
     connectors::choose(&stack, Carrier::Cdc)?;
     reporting::add(&stack).await?;
     stack.up_infrastructure().await?;
@@ -128,10 +127,6 @@ fn topics() -> impl Iterator<Item = &'static str> {
 fn groups() -> impl Iterator<Item = String> {
     let own = SERVICES.into_iter().flat_map(|it| [it.to_string(), format!("{it}-rebuild")]);
     own.chain([insights::NAME, connect::NAME, SINK_GROUP, OTHER_GROUP].map(String::from))
-}
-
-fn cells(identity: &str, kind: &str, name: &str) -> Cells {
-    Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
 }
 
 /// Kafka Streams and Kafka Connect name their transactions in this way.

@@ -28,6 +28,10 @@ impl Display for Cells {
     }
 }
 
+fn cells(identity: &str, kind: &str, name: &str) -> Cells {
+    Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
+}
+
 /// The letters of the acts that are allowed, by identity and resource.
 type Matrix = BTreeMap<Cells, BTreeSet<char>>;
 

@@ -4,21 +4,18 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
-use e2e::stack_description::stack_description;
 use events::TOPICS;
 use launcher::directories::programs_directory;
-use launcher::{Stack, StackDescription};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Cells, Matrix, compare};
-use crate::fixture::stack_permit;
+use crate::fixture::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_token_can_do_in_the_registry_what_is_declared_and_nothing_else() -> Result<()> {
     let _permit = stack_permit().await?;
-    let secure = StackDescription { secure: true, ..stack_description() };
-    let (stack, stranger) = (Stack::ephemeral(&secure)?, Stack::ephemeral(&secure)?);
+    let (stack, stranger) = (secured_stack()?, secured_stack()?);
     stack.up_infrastructure().await?;
     stack.apply_contracts(&programs_directory()?).await?;
     let http = checker::http::client_builder(stack.ca_certificate()?.as_deref())?.build()?;

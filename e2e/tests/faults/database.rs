@@ -14,10 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, place_orders, rich_customer, wait_until_confirmed,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 /// How much longer than a new client a service may take to use its database after a restart, on a
 /// machine whose disk other tests share.
@@ -86,12 +83,8 @@ async fn while_the_database_is_away_clients_get_retry_after_and_it_is_used_again
         database_faults::kill_backend(stack, "order").await?;
         wait_until_recovered(fixture).await?;
 
-        eventually("the relay's session beside those of the commands", TIMEOUT, async || {
-            let sessions = database_faults::count_sessions(stack, "order").await?;
-            ensure!(sessions > 1, "{sessions} sessions");
-            Ok(())
-        })
-        .await?;
+        let sessions = async || database_faults::count_sessions(stack, "order").await;
+        wait_for("the relay's session beside another", TIMEOUT, sessions, |it| *it > 1).await?;
         let ended = database_faults::terminate_sessions(stack, "order").await?;
         ensure!(ended > 1, "only {ended} sessions were ended");
         wait_until_recovered(fixture).await?;
@@ -111,13 +104,9 @@ async fn a_service_is_unready_while_its_database_is_away_and_ready_soon_after() 
         let ready = format!("{}/readyz", stack.probe_url("order")?);
         let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
         let answers = async |status: u16| {
+            let readiness = async || Ok(http.get(&ready).send().await?.status().as_u16());
             let what = format!("readiness to be {status}");
-            eventually(&what, Duration::from_secs(5), async || {
-                let answer = http.get(&ready).send().await?.status();
-                ensure!(answer == status, "{answer}");
-                Ok(())
-            })
-            .await
+            wait_for(&what, Duration::from_secs(5), readiness, |it| *it == status).await.map(drop)
         };
         stack.kill_main_process("order-db").await?;
         answers(503).await?;
@@ -138,10 +127,8 @@ async fn a_database_that_is_read_only_for_a_while_only_delays_orders() -> Result
     with_exclusive_fixture(async |fixture| {
         let Fixture { stack, client } = fixture;
         database_faults::set_read_only(stack, "order", true).await?;
-        let refused = eventually("new transactions to be refused", TIMEOUT, async || {
-            assert_unavailable(fixture).await
-        });
-        refused.await?;
+        let refused = async || assert_unavailable(fixture).await;
+        eventually("new transactions to be refused", TIMEOUT, refused).await?;
         database_faults::set_read_only(stack, "order", false).await?;
         wait_until_recovered(fixture).await?;
 
@@ -151,11 +138,7 @@ async fn a_database_that_is_read_only_for_a_while_only_delays_orders() -> Result
         }
         let orders = place_orders(client, 20).await?;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        for order in &orders {
-            let order = client.get_order(order.order_id).await?;
-            let legs = (&*order.payment, &*order.stock);
-            ensure!(legs == ("waiting", "waiting"), "a read-only database was written: {order:?}");
-        }
+        assert_unanswered(client, &orders, "a read-only database was written").await?;
         for service in ["payment", "stock"] {
             database_faults::set_read_only(stack, service, false).await?;
         }
@@ -167,13 +150,10 @@ async fn a_database_that_is_read_only_for_a_while_only_delays_orders() -> Result
 /// Neither a deposit nor a delivery can be stored.
 async fn wait_until_commands_refused(client: &Client, service: &str) -> Result<()> {
     let what = format!("{service} to refuse what it cannot store");
-    eventually(&what, TIMEOUT, async || {
-        let outcome = seed::send_any_command(client, service).await;
-        let status = outcome.as_ref().and_then(Outcome::status);
-        ensure!(status == Some(503), "{outcome:?}");
-        Ok(())
-    })
-    .await
+    let store = async || Ok(seed::send_any_command(client, service).await);
+    let is_refused =
+        |outcome: &Option<Outcome>| outcome.as_ref().and_then(Outcome::status) == Some(503);
+    wait_for(&what, TIMEOUT, store, is_refused).await.map(drop)
 }
 
 /// A slow migration, and a slow report.

@@ -10,10 +10,7 @@ use launcher::eventually;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, place_orders, rich_customer, wait_until_confirmed,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 /// A commit that waits for a standby and is cut is visible before the standby has it: a repeated
 /// request that reads it must not be acknowledged earlier than that.
@@ -51,10 +48,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
         ensure!((again.status, &again.body) == (201, &first.body), "{first}, and then {again}");
         // Its legs may have changed meanwhile.
         let again = client.cancel_until_accepted(&cancelled).await?;
-        ensure!(
-            (&again.status, &again.reason) == (&cancelled.status, &cancelled.reason),
-            "{again:?}"
-        );
+        ensure!(again.status == cancelled.status && again.reason == cancelled.reason, "{again:?}");
         wait_until_confirmed(client, &[first.json()?]).await
     })
     .await
@@ -70,12 +64,7 @@ async fn sequences_that_are_set_back_mislead_no_subscriber_and_delay_no_order() 
         let api = &client.addresses.apis["order"];
         let followed = reqwest::get(format!("{api}/orders/{}/events", order.order_id));
         let followed = followed.await?.error_for_status()?;
-        eventually("payment's answer", TIMEOUT, async || {
-            let order = client.get_order(order.order_id).await?;
-            ensure!(order.payment == "verified", "{order:?}");
-            Ok(())
-        })
-        .await?;
+        wait_until_paid(client, std::slice::from_ref(&order)).await?;
         for service in SERVICES {
             database_faults::reset_sequences(stack, service).await?;
         }
@@ -84,17 +73,14 @@ async fn sequences_that_are_set_back_mislead_no_subscriber_and_delay_no_order() 
         let began = Instant::now();
         let followed = tokio::time::timeout(TIMEOUT, followed.text()).await??;
         ensure!(followed.contains("event: orders.confirmed"), "{followed}");
-        ensure!(
-            began.elapsed() < Duration::from_secs(2),
-            "the event came {:?} late",
-            began.elapsed()
-        );
+        let late = began.elapsed();
+        ensure!(late < Duration::from_secs(2), "the event came {late:?} late");
         let path = format!("/orders/{}/history", order.order_id);
         let history: serde_json::Value = client.get("order", &path).await?;
         let events: Vec<_> = history["history"].as_array().into_iter().flatten().collect();
         ensure!(events[0]["event"] == "orders.created", "{history}");
         ensure!(events[events.len() - 1]["event"] == "orders.confirmed", "{history}");
-        wait_until_confirmed(client, &place_orders(client, 10).await?).await
+        confirm_orders(client, 10).await
     })
     .await
 }

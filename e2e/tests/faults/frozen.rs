@@ -9,10 +9,7 @@ use faults::database_faults;
 use launcher::eventually;
 use tokio::time::sleep;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, active_relay_instance, group_assignments, start_two_of_each,
-    subscribed_partitions, under_load_without_errors,
-};
+use crate::fixture::*;
 
 /// How long a table is locked to keep an instance inside a batch: less than its lock timeout.
 const LOCK_DURATION: Duration = Duration::from_millis(1_500);
@@ -74,12 +71,9 @@ async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u6
     .await;
     stack.resume(&name).await?;
     done?;
-    eventually(&format!("{name} to find its events already handled"), TIMEOUT, async || {
-        let now = deduplicated().await?;
-        ensure!(now > before, "it found no handled event: it was frozen without a batch");
-        Ok(())
-    })
-    .await
+    // Otherwise it was frozen without a batch.
+    let what = format!("{name} to find its events already handled");
+    wait_for(&what, TIMEOUT, deduplicated, |now| *now > before).await.map(drop)
 }
 
 /// Waits until the other instance has all partitions and the active relay.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
+use e2e::client::order::Order;
 use e2e::metrics::Metrics;
 use e2e::scenarios::order_faults;
 use e2e::stack_description::SERVICES;
@@ -21,11 +22,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::fixture::{
-    DRAIN_TIMEOUT, Fixture, TIMEOUT, basket, line, place_orders, rich_customer, start_two_of_each,
-    under_load_without_errors, wait_until_confirmed, wait_until_outbox_empty, waiting_dead_letters,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 /// How long a record with an unresolvable schema id is watched to have no effect. By then it would
 /// be a dead letter if a healthy registry did not have its schema.
@@ -73,28 +70,17 @@ async fn services_that_start_without_the_registry_take_orders_and_end_them_when_
             for order in &published {
                 let path = format!("/{rows}/{}", order.order_id);
                 let found: Option<Value> = client.find(service, &path).await?;
-                ensure!(
-                    found.is_none(),
-                    "{service} handled a record without its schema: {found:?}"
-                );
+                ensure!(found.is_none(), "{service} handled a record without a schema: {found:?}");
             }
         }
-        for order in published.iter().chain(&placed) {
-            let order = client.get_order(order.order_id).await?;
-            let states = (&*order.status, &*order.payment, &*order.stock);
-            ensure!(states == ("pending", "waiting", "waiting"), "{order:?}");
+        for orders in [&published, &placed] {
+            assert_unanswered(client, orders, "without the registry").await?;
         }
-        ensure!(
-            count_dead_letters(client).await? == dead_letters,
-            "a record that must wait is a dead letter"
-        );
+        ensure!(count_dead_letters(client).await? == dead_letters, "one that must wait is dead");
         stack.start("registry").await?;
         wait_until_confirmed(client, &published).await?;
         wait_until_confirmed(client, &placed).await?;
-        ensure!(
-            count_dead_letters(client).await? == dead_letters,
-            "a record that had to wait is a dead letter"
-        );
+        ensure!(count_dead_letters(client).await? == dead_letters, "one that had to wait is dead");
         Ok(())
     })
     .await
@@ -111,13 +97,12 @@ async fn count_dead_letters(client: &Client) -> Result<usize> {
 
 /// Waits until a service that was just started has read records.
 async fn wait_until_records_taken(stack: &Stack, client: &Client, service: &str) -> Result<()> {
-    eventually(&format!("{service} to read the records"), TIMEOUT, async || {
+    let taken = async || {
         let metrics = Metrics::fetch(stack, client, service).await?;
-        let taken = metrics.sum("consumer_batch_size_sum").unwrap_or_default();
-        ensure!(taken > 0.0, "it has read no record");
-        Ok(())
-    })
-    .await
+        Ok(metrics.sum("consumer_batch_size_sum"))
+    };
+    let what = format!("{service} to read the records");
+    wait_for(&what, TIMEOUT, taken, |taken| *taken > Some(0.0)).await.map(drop)
 }
 
 /// F17.
@@ -134,7 +119,7 @@ async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> R
         for order in [cancelled, scarce, poor] {
             client.wait_until_ended(order.order_id, TIMEOUT).await?;
         }
-        wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+        confirm_orders(client, 5).await?;
         stack.kill("registry").await?;
         let orders = place_orders(client, 50).await?;
         let poor = client.place_until_accepted(Uuid::now_v7(), &basket()).await?;
@@ -186,10 +171,8 @@ async fn of_64_clients_who_want_the_last_of_20_items_none_is_oversold() -> Resul
         for sku in &skus {
             let item: Value = client.get("stock", &format!("/items/{sku}")).await?;
             let count = |name: &str| item[name].as_i64().unwrap_or(-1);
-            ensure!(
-                count("available") >= 0 && count("available") + count("reserved") == DELIVERED,
-                "{item}"
-            );
+            let all = count("available") + count("reserved");
+            ensure!(count("available") >= 0 && all == DELIVERED, "{item}");
         }
         Ok(())
     })
@@ -205,16 +188,8 @@ async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once(
         stack.start("order").await?;
         stack.pause("stock").await?;
         let orders = place_orders(client, 40).await?;
-        let ended = eventually("the deadline", TIMEOUT, async || {
-            let mut cancelled = 0;
-            for order in &orders {
-                let order = client.get_order(order.order_id).await?;
-                cancelled += usize::from(order.reason.as_deref() == Some("deadline"));
-            }
-            ensure!(cancelled == orders.len(), "{cancelled} of {}", orders.len());
-            Ok(())
-        })
-        .await;
+        let is_late = |it: &Order| it.reason.as_deref() == Some("deadline");
+        let ended = wait_until_each(client, &orders, "the deadline", is_late).await;
         stack.resume("stock").await?;
         stack.stop("order").await?;
         stack.set_environment("order", order_faults::DEADLINE_VARIABLE, None)?;

@@ -9,12 +9,9 @@ use e2e::stack_description::SERVICES;
 use e2e::workload::seed;
 use faults::faulty_network::Toxics;
 use faults::links::{Dependency, Link, Links};
-use launcher::eventually;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::fixture::{
-    Fixture, TIMEOUT, basket, place_orders, rich_customer, through_proxies, wait_until_confirmed,
-};
+use crate::fixture::*;
 
 /// How long bytes in flight when a link is cut may take to arrive.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
@@ -45,13 +42,11 @@ pub async fn cut_link(
 ) -> Result<Option<Order>> {
     let Fixture { client, .. } = fixture;
     let (proxy, before) = (pairs.get(pair), pairs.get(pair).bytes_forwarded());
-    wait_until_confirmed(client, &place_orders(client, 1).await?).await?;
+    confirm_orders(client, 1).await?;
     // Known schemas are not requested again.
     let has_traffic = pair.dependency != Dependency::Registry;
-    ensure!(
-        !has_traffic || proxy.bytes_forwarded() > before,
-        "{pair}: an order bypasses the proxy"
-    );
+    let is_passed = proxy.bytes_forwarded() > before;
+    ensure!(!has_traffic || is_passed, "{pair}: an order bypasses the proxy");
     let restored_at = Instant::now() + lasting;
     proxy.set_toxics(way);
     if way.refuses_connections {
@@ -75,45 +70,34 @@ async fn order_while_cut(fixture: &Fixture, pair: &Link, way: Toxics) -> Result<
     let Fixture { client, .. } = fixture;
     let is_slow = !way.latency.is_zero();
     if (&*pair.service, pair.dependency) == ("order", Dependency::Database) {
+        let is_stored = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Ok(_)));
         for other in ["payment", "stock"] {
-            eventually(&format!("{other} to store something"), STORE_TIMEOUT, async || {
-                let outcome = seed::send_any_command(client, other).await;
-                ensure!(matches!(outcome, Some(Outcome::Ok(_))), "{outcome:?}");
-                Ok(())
-            })
-            .await?;
+            let store = async || Ok(seed::send_any_command(client, other).await);
+            let what = format!("{other} to store something");
+            wait_for(&what, STORE_TIMEOUT, store, is_stored).await?;
         }
         let outcome = seed::send_any_command(client, "order").await;
-        ensure!(
-            is_slow || !matches!(outcome, Some(Outcome::Ok(_))),
-            "the order was stored without the proxy"
-        );
+        ensure!(is_slow || !is_stored(&outcome), "the order was stored without the proxy");
         return Ok(None);
     }
     let order = client.place_until_accepted(rich_customer(), &basket()).await?;
     let is_cut = pair.dependency != Dependency::Registry && !is_slow;
     let is_held = |service| is_cut && (pair.service == "order" || pair.service == service);
-    eventually(
-        &format!("the other services to respond while {pair} are cut"),
-        TIMEOUT,
-        async || {
-            let now = client.get_order(order.order_id).await?;
-            ensure!(is_held("payment") || now.payment == "verified", "{now:?}");
-            ensure!(is_held("stock") || now.stock == "reserved", "{now:?}");
-            Ok(())
-        },
-    )
+    let what = format!("the other services to respond while {pair} are cut");
+    let orders = std::slice::from_ref(&order);
+    wait_until_each(client, orders, &what, |now| {
+        (is_held("payment") || now.payment == "verified")
+            && (is_held("stock") || now.stock == "reserved")
+    })
     .await?;
     sleep(IN_FLIGHT_TIME).await;
     let now = client.get_order(order.order_id).await?;
-    ensure!(
-        !is_held("payment") || now.payment == "waiting",
-        "the response arrived in spite of the cut: {now:?}"
-    );
-    ensure!(
-        !is_held("stock") || now.stock == "waiting",
-        "the response arrived in spite of the cut: {now:?}"
-    );
+    for (service, leg) in [("payment", &now.payment), ("stock", &now.stock)] {
+        ensure!(
+            !is_held(service) || leg == "waiting",
+            "{service} responded in spite of it: {now:?}"
+        );
+    }
     Ok(Some(order))
 }
 

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use e2e::stack_description::SERVICES;
 use faults::database_faults;
-use launcher::{Stack, eventually};
+use launcher::Stack;
 use tokio::time::sleep;
 
-use crate::fixture::{
-    Fixture, TIMEOUT, active_relay_instance, start_two_of_each, under_load_without_errors,
-    with_exclusive_fixture,
-};
+use crate::fixture::*;
 
 /// F32, the part that takes less than half a minute.
 #[tokio::test(flavor = "multi_thread")]
@@ -38,10 +35,7 @@ async fn a_relay_whose_session_is_ended_under_load_is_followed_by_another() -> R
 
 /// Ends the one session of the active relay. If there is none, the previous one had no successor.
 async fn end_one_relay_session(stack: &Stack, service: &str) -> Result<()> {
-    eventually(&format!("a session that relays for {service}"), TIMEOUT, async || {
-        let ended = database_faults::terminate_relay_session(stack, service).await?;
-        ensure!(ended == 1, "{ended} sessions held the lock of the relay of {service}");
-        Ok(())
-    })
-    .await
+    let ended = async || database_faults::terminate_relay_session(stack, service).await;
+    let what = format!("a session that relays for {service}");
+    wait_for(&what, TIMEOUT, ended, |ended| *ended == 1).await.map(drop)
 }

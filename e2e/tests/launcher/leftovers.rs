@@ -4,15 +4,14 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use super::processes_left_in;
-use crate::fixture::stack_permit;
+use crate::fixture::*;
 use anyhow::{Context, Result, ensure};
 use e2e::stack_description::stack_description;
 use launcher::{Stack, StopOutcome};
 
 #[tokio::test]
 async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.start("order-db").await?;
     stack.start("kafka").await?;
     std::fs::remove_file(stack.directory().join("run/order-db.pid"))?;
@@ -24,8 +23,7 @@ async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> 
 
 #[tokio::test]
 async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.start("order-db").await?;
     let pid_file = stack.directory().join("run/order-db.pid");
     let written = std::fs::read_to_string(&pid_file)?;
@@ -48,8 +46,7 @@ async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
 
 #[tokio::test]
 async fn a_port_in_use_is_named_with_the_variable_that_changes_it() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     let url = stack.database_url("stock")?;
     let port: u16 = url.rsplit([':', '/']).nth(1).context("a port")?.parse()?;
     let taken = TcpListener::bind(("127.0.0.1", port))?;

@@ -19,13 +19,12 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::fixture::{stack_permit, without_unexpected_exits};
+use crate::fixture::*;
 use std::path::Path;
 
 #[tokio::test]
 async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.up_infrastructure().await?;
     for service in SERVICES {
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
@@ -34,14 +33,8 @@ async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Re
     produce_record(&stack, "kept").await?;
     let schema = json!({"schema": r#"{"type":"record","name":"Kept","fields":[]}"#});
     let subject = format!("{}/subjects/kept-value/versions", stack.registry_url()?);
-    let registered: Value = reqwest::Client::new()
-        .post(&subject)
-        .json(&schema)
-        .send()
-        .await?
-        .error_for_status()?
-        .json()
-        .await?;
+    let registered = reqwest::Client::new().post(&subject).json(&schema).send().await?;
+    let registered: Value = registered.error_for_status()?.json().await?;
 
     for part in stack_description().infrastructure() {
         let name = part.to_string();
@@ -62,22 +55,17 @@ async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Re
         Ok(consumer.fetch_watermarks("kept", 0, Duration::from_secs(20))?.1)
     });
     assert_eq!(records.await??, 1);
-    let versions: Value =
-        reqwest::get(format!("{subject}/1")).await?.error_for_status()?.json().await?;
+    let versions: Value = reqwest::get(format!("{subject}/1")).await?.json().await?;
     assert_eq!(versions["id"], registered["id"]);
     Ok(())
 }
 
 #[tokio::test]
 async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.start("order-db").await?;
-    let pid = pids(&stack).await?.into_iter().find_map(
-        |(name, pid)| {
-            if name == "order-db" { pid } else { None }
-        },
-    );
+    let pids = pids(&stack).await?.into_iter();
+    let pid = pids.filter(|(name, _)| name == "order-db").find_map(|(_, pid)| pid);
     // A crash: this signal does not come from the launcher.
     let kill = format!("kill -SEGV {}", pid.context("it runs")?);
     let outcome = without_unexpected_exits(&stack, async {
@@ -106,8 +94,7 @@ async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Res
 
 #[tokio::test]
 async fn two_starts_at_once_start_one_process() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     let other = Stack::open(&stack_description(), stack.directory())?;
     tokio::try_join!(stack.start("order-db"), other.start("order-db"))?;
     let postmaster =
@@ -121,8 +108,7 @@ async fn two_starts_at_once_start_one_process() -> Result<()> {
 
 #[tokio::test]
 async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.start("order-db").await?;
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     stack.pause("order-db").await?;
@@ -143,8 +129,7 @@ async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Res
 
 #[tokio::test]
 async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.advertise_kafka("stock", Some("127.0.0.1:7"))?;
     stack.start("kafka").await?;
     for (service, listener) in [
@@ -166,8 +151,7 @@ async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() ->
 
 #[tokio::test]
 async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_runs() -> Result<()> {
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let (_permit, stack) = own_stack().await?;
     stack.up().await?;
     stack.start("order-2").await?;
     assert_ne!(stack.url("order")?, stack.url("order-2")?);

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use e2e::stack_description::stack_description;
-use launcher::{Stack, StackDescription, directories};
+use launcher::directories;
 
-use crate::fixture::stack_permit;
+use crate::fixture::*;
 
 /// The account of the databases' servers if the launcher runs as root.
 const DATABASES: u32 = 65_534;
@@ -23,7 +22,7 @@ async fn no_other_account_reads_a_file_of_a_stack_and_that_of_the_databases_read
         // Only root can act as another account.
         return Ok(());
     }
-    let stack = Stack::ephemeral(&StackDescription { secure: true, ..stack_description() })?;
+    let stack = secured_stack()?;
     stack.up().await?;
     let directory = stack.directory();
     ensure!(directory.join("log/registry.log").exists() && directory.join("kafka/data").exists());

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::processes_left_in;
-use crate::fixture::stack_permit;
+use crate::fixture::*;
 use anyhow::{Result, ensure};
 use e2e::stack_description::stack_description;
 use launcher::directories;
@@ -40,20 +40,17 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
         ensure!(sleeping.is_alive(), "it ended by itself");
         Ok(sleeping)
     };
-    let mut launcher =
-        directory.command(&["with-infrastructure", "--", "sh", "-c", &script]).spawn()?;
+    let run = ["with-infrastructure", "--", "sh", "-c", &script];
+    let mut launcher = directory.command(&run).spawn()?;
     wait_for_file(&marker).await?;
     launcher.kill()?;
     launcher.wait()?;
-    assert!(
-        processes_left_in(&directory.0) > 0,
-        "a launcher killed by SIGKILL cannot take its stack along"
-    );
+    // A launcher that is killed cannot take its stack along.
+    assert!(processes_left_in(&directory.0) > 0);
     process::send_signal(Signal::KILL, &[sleeping()?])?;
 
     std::fs::remove_file(&marker)?;
-    let mut launcher =
-        directory.command(&["with-infrastructure", "--", "sh", "-c", &script]).spawn()?;
+    let mut launcher = directory.command(&run).spawn()?;
     wait_for_file(&marker).await?;
     let sleeping = sleeping()?;
     process::send_signal(Signal::TERM, &[ProcessIdentity::from_pid(launcher.id())])?;
@@ -119,10 +116,8 @@ struct LauncherDirectory(PathBuf);
 
 impl LauncherDirectory {
     fn new() -> Result<Self> {
-        let directory = Self(
-            stack_description()
-                .own_temp_directory(&format!("launcher-{:08x}", rand::random::<u32>())),
-        );
+        let name = format!("launcher-{:08x}", rand::random::<u32>());
+        let directory = Self(stack_description().own_temp_directory(&name));
         directories::create_public_directory(&directory.0)?;
         Ok(directory)
     }

@@ -1,178 +1,193 @@
-//! The rules of Prometheus and the runbooks: each alert has what an operator needs, and asks for metrics that exist.
+//! Monitoring: each alert has what an operator needs and a test, every metric exists, and docker compose and production
+//! have what `k8s/monitoring` has.
 
-use std::collections::BTreeSet;
+use e2e::monitoring::{self, FOLDER, panel_queries, promql, rule_file, rules};
 
-use e2e::monitoring::{self, promql, rule_file, rules};
-
+use super::network::{pod_labels, selects};
 use super::*;
-
-/// More alerts than these are not read.
-const ALERTS_MAX: usize = 16;
+use crate::structure::files;
 
 /// Where a fork has the page of the runbooks on the web.
 const RUNBOOKS: &str = "https://git.example.com/holdfast/docs/runbooks.md#";
 
-/// The metrics that the exporter of lag has, by its page; a long test asks a running one.
-const LAG_EXPORTER: [&str; 8] = [
-    "kafka_consumergroup_group_lag_retention_ratio",
-    "kafka_consumergroup_group_max_lag",
-    "kafka_consumergroup_group_max_lag_seconds",
-    "kafka_consumergroup_group_state",
-    "kafka_consumergroup_group_sum_lag",
-    "kafka_consumergroup_group_topic_sum_lag",
-    "kafka_lag_exporter_up",
-    "kafka_partition_latest_offset",
-];
+/// The boards, by the names of their files.
+const BOARDS: [&str; 4] = ["saga", "service", "kafka", "postgres"];
+
+/// The metrics that Prometheus adds, and those of the exporter of lag, by its page; a long test asks a running one.
+const OF_OTHERS: &str = "up ALERTS kafka_consumergroup_group_lag_retention_ratio \
+    kafka_consumergroup_group_max_lag kafka_consumergroup_group_max_lag_seconds \
+    kafka_consumergroup_group_state kafka_consumergroup_group_sum_lag \
+    kafka_consumergroup_group_topic_sum_lag kafka_lag_exporter_up kafka_partition_latest_offset";
 
 /// Every metric of the services, by its name in their code, with what Prometheus makes of a histogram.
 pub fn metrics_of_services() -> BTreeSet<String> {
-    let mut folders = vec![path("shared/chassis/src"), path("services")];
-    let mut found = BTreeSet::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap().path();
-            if entry.is_dir() {
-                folders.push(entry);
-            } else if entry.extension().is_some_and(|it| it == "rs") {
-                let text = std::fs::read_to_string(&entry).unwrap();
-                for kind in ["counter!(\"", "gauge!(\"", "histogram!(\""] {
-                    let names = text.split(kind).skip(1).filter_map(|rest| rest.split('"').next());
-                    found.extend(names.map(str::to_string));
-                    if kind.starts_with("histogram") {
-                        let names =
-                            text.split(kind).skip(1).filter_map(|rest| rest.split('"').next());
-                        let parts = names.flat_map(|name| {
-                            ["bucket", "sum", "count"].map(|part| format!("{name}_{part}"))
-                        });
-                        found.extend(parts.collect::<Vec<_>>());
-                    }
-                }
-            }
+    // Named by a constant.
+    let mut found = BTreeSet::from(["access_refused_total".to_string()]);
+    let parts = ["", "_bucket", "_sum", "_count"];
+    let kinds =
+        [("counter!(\"", &parts[..1]), ("gauge!(\"", &parts[..1]), ("histogram!(\"", &parts[..])];
+    for file in ["shared/chassis/src", "services"].iter().flat_map(|it| files(it, &[".rs"])) {
+        let text = read(&file);
+        for (kind, parts) in kinds {
+            let names = text.split(kind).skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(names.flat_map(|name| parts.iter().map(move |it| format!("{name}{it}"))));
         }
     }
-    // Named by a constant.
-    found.insert("access_refused_total".to_string());
     found
 }
 
-/// Every metric that a rule or a board may name.
-pub fn known_metrics(rule_file: &Value) -> BTreeSet<String> {
-    let mut known = metrics_of_services();
-    known.extend(LAG_EXPORTER.map(str::to_string));
-    known.extend(["up", "ALERTS"].map(str::to_string));
-    known.extend(rules(rule_file).filter_map(|rule| Some(rule["record"].as_str()?.to_string())));
-    known
+/// Returns the anchor of its runbook.
+fn check_alert(alert: &Value, tests: &str, found: &mut Violations) -> String {
+    let name = text(&alert["alert"]);
+    let is_known = ["critical", "warning"].contains(&text(&alert["labels"]["severity"]));
+    found.check(name, "a severity", is_known);
+    found.fields(name, alert, &json!({"annotations": {"summary": "*"}}));
+    let runbook = text(&alert["annotations"]["runbook_url"]).strip_prefix(RUNBOOKS);
+    let runbook = runbook.unwrap_or_default();
+    found.check(name, "a runbook", runbook.replace('-', "") == name.to_lowercase());
+    for (state, expects) in [("fires", "\n        exp_alerts:\n"), ("no", ", exp_alerts: [] }")] {
+        let is_tested = tests.contains(&format!("alertname: {name}{expects}"));
+        found.check(name, format!("a test: {state}"), is_tested);
+    }
+    runbook.to_string()
 }
 
-/// The anchors of that page: one for each alert.
-fn runbooks() -> BTreeSet<String> {
+#[test]
+fn a_bad_alert_is_refused_by_the_rules_that_it_breaks() {
+    let bad = json!({
+        "alert": "ServiceDown", "labels": {"severity": "high"},
+        "annotations": {"summary": "", "runbook_url": format!("{RUNBOOKS}relay-inactive")},
+    });
+    let mut found = Violations::default();
+    check_alert(&bad, "", &mut found);
+    let expected = [
+        "ServiceDown/annotations/summary: is there",
+        "ServiceDown: a runbook",
+        "ServiceDown: a severity",
+        "ServiceDown: a test: fires",
+        "ServiceDown: a test: no",
+    ];
+    assert_eq!(Vec::from_iter(std::mem::take(&mut found.0)), expected);
+}
+
+#[test]
+fn every_alert_has_a_severity_a_summary_a_runbook_and_tests() {
+    let rule_file = rule_file().unwrap();
+    let tests = monitoring::read("tests.yaml").unwrap();
+    let mut found = Violations::default();
+    let mut named = BTreeSet::new();
+    for alert in rules(&rule_file).filter(|rule| rule["alert"].is_string()) {
+        named.insert(check_alert(alert, &tests, &mut found));
+    }
+    // More alerts are not read.
+    found.check("alerts", named.len(), (8..=16).contains(&named.len()));
+    // A page has an anchor for each heading.
     let page = read("docs/runbooks.md");
     let headings = page.lines().filter_map(|line| line.strip_prefix("## "));
-    headings.map(|heading| heading.to_lowercase().replace(' ', "-")).collect()
-}
-
-/// What is wrong with an alert, by name.
-fn broken_rules(alert: &Value, known: &BTreeSet<String>) -> Vec<&'static str> {
-    let annotations = &alert["annotations"];
-    let expression = text(&alert["expr"]);
-    let mut broken = Vec::new();
-    if !["critical", "warning"].contains(&text(&alert["labels"]["severity"])) {
-        broken.push("a severity");
-    }
-    if text(&annotations["summary"]).is_empty() {
-        broken.push("a summary");
-    }
-    let runbook = text(&annotations["runbook_url"]).strip_prefix(RUNBOOKS);
-    let name = text(&alert["alert"]).to_lowercase();
-    if !runbook.is_some_and(|it| runbooks().contains(it) && it.replace('-', "") == name) {
-        broken.push("a runbook");
-    }
-    let named = promql::metrics(expression);
-    if named.is_empty() || !named.is_subset(known) {
-        broken.push("metrics that exist");
-    }
-    broken
-}
-
-fn alerts(rule_file: &Value) -> Vec<&Value> {
-    rules(rule_file).filter(|rule| rule["alert"].is_string()).collect()
+    let anchors = headings.map(|heading| heading.to_lowercase().replace(' ', "-"));
+    found.equal("runbooks", anchors.collect(), named);
 }
 
 #[test]
-fn every_alert_has_a_severity_a_summary_a_runbook_and_metrics_that_exist() {
+fn every_rule_and_every_query_of_a_board_asks_for_metrics_that_exist() {
     let rule_file = rule_file().unwrap();
-    let known = known_metrics(&rule_file);
-    let alerts = alerts(&rule_file);
-    assert!((8..=ALERTS_MAX).contains(&alerts.len()), "{} alerts", alerts.len());
-    for alert in alerts {
-        let broken = broken_rules(alert, &known);
-        assert!(broken.is_empty(), "{}: {broken:?}", alert["alert"]);
+    let mut known = metrics_of_services();
+    known.extend(OF_OTHERS.split_whitespace().map(str::to_string));
+    known.extend(rules(&rule_file).filter_map(|rule| Some(rule["record"].as_str()?.to_string())));
+    let mut found = Violations::default();
+    let of_rules = rules(&rule_file).map(|rule| (text(&rule["alert"]), text(&rule["expr"])));
+    let queries = panel_queries().unwrap();
+    let of_boards = queries.iter().map(|it| (&*it.board, &*it.query));
+    for (source, query) in of_rules.chain(of_boards) {
+        let named = promql::metrics(query);
+        // The boards also name metrics of the exporter of Postgres; a long test asks a running one.
+        let is_of_postgres = |it: &str| BOARDS.contains(&source) && it.starts_with("pg_");
+        let mut unknown = named.iter().filter(|it| !known.contains(*it) && !is_of_postgres(it));
+        // A rule without an alert may name its metrics by a pattern.
+        let is_named = source.is_empty() || !named.is_empty();
+        found.check(source, query, is_named && unknown.next().is_none());
     }
-    for rule in rules(&rule_file) {
-        let named = promql::metrics(text(&rule["expr"]));
-        let unknown: Vec<_> = named.difference(&known).collect();
-        assert!(unknown.is_empty(), "{} names {unknown:?}", rule["record"]);
+    found.equal("boards", queries.iter().map(|it| &*it.board).collect(), BTreeSet::from(BOARDS));
+}
+
+/// The file that docker compose includes: each file of the folder as the content of a config.
+fn compose_configs() -> String {
+    let read = |file: &str| monitoring::read(file).unwrap();
+    let manifest = read("rules.yaml");
+    let (_, rules) = manifest.split_once("\nspec:\n").unwrap();
+    let rules = rules.lines().map(|line| line.strip_prefix("  ").unwrap_or(line));
+    let mut contents = vec![("rules".to_string(), rules.collect::<Vec<_>>().join("\n"))];
+    let copied =
+        ["prometheus.yml", "lag-exporter.toml", "grafana-datasource.yaml", "grafana-boards.yaml"];
+    contents.extend(copied.map(|it| (it.split('.').next().unwrap().to_string(), read(it))));
+    contents.extend(BOARDS.map(|board| {
+        let json: Value = serde_json::from_str(&read(&format!("boards/{board}.json"))).unwrap();
+        (format!("board-{board}"), json.to_string())
+    }));
+    let mut text = "# Written by `make monitoring` from the other files of this folder. For compose, each dollar sign is doubled.\nconfigs:\n".to_string();
+    for (name, content) in contents {
+        text += &format!("  {name}:\n    content: |\n");
+        for line in content.lines() {
+            text += format!("      {}", line.replace('$', "$$")).trim_end();
+            text.push('\n');
+        }
     }
+    text
 }
 
 #[test]
-fn each_bad_alert_is_refused_by_the_rule_that_it_breaks() {
-    let rule_file = rule_file().unwrap();
-    let known = known_metrics(&rule_file);
-    let good = alerts(&rule_file)[0];
-    let other = "https://git.example.com/holdfast/docs/runbooks.md#outbox-stuck";
-    let faults = [
-        ("/labels/severity", json!("page"), "a severity"),
-        ("/annotations/summary", json!(""), "a summary"),
-        (
-            "/annotations/runbook_url",
-            json!("https://git.example.com/holdfast/docs/none.md"),
-            "a runbook",
-        ),
-        ("/annotations/runbook_url", json!(other), "a runbook"),
-        ("/expr", json!("sum by (service) (relay_activ) > 0"), "metrics that exist"),
-    ];
-    for (place, value, rule) in faults {
-        let mut bad = good.clone();
-        *bad.pointer_mut(place).unwrap() = value;
-        assert_eq!(broken_rules(&bad, &known), [rule], "{place}");
-    }
+fn docker_compose_mounts_what_the_folder_has() {
+    let configs = compose_configs();
+    let file = format!("{FOLDER}/compose-configs.yaml");
+    compare_or_rewrite(&file, &configs, "REWRITE_MONITORING");
+    let compose = compose();
+    assert_eq!(compose["include"], json!([file]));
+    let included = objects(&configs, &file).remove(0);
+    let there = fields(&included["configs"]).chain(fields(&compose["configs"]));
+    let mounted = fields(&compose["services"]).flat_map(|(_, it)| list(&it["configs"]));
+    let mounted: BTreeSet<&str> = mounted.map(|it| text(&it["source"])).collect();
+    assert_eq!(mounted, there.map(|(name, _)| &**name).collect());
 }
 
-#[test]
-fn every_runbook_belongs_to_an_alert_and_every_alert_to_a_test() {
-    let rule_file = rule_file().unwrap();
-    let alerts = alerts(&rule_file);
-    let named: BTreeSet<String> = alerts
-        .iter()
-        .filter_map(|alert| text(&alert["annotations"]["runbook_url"]).strip_prefix(RUNBOOKS))
-        .map(str::to_string)
-        .collect();
-    assert_eq!(runbooks(), named);
-    let tests = monitoring::read("tests.yaml").unwrap();
-    for alert in alerts {
-        let name = text(&alert["alert"]);
-        let of = |expects: &str| tests.matches(&format!("alertname: {name}{expects}")).count();
-        assert!(of("\n        exp_alerts:\n") > 0, "no test has {name} fire");
-        assert!(of(", exp_alerts: [] }") > 0, "no test has {name} silent");
-    }
-}
-
-/// A service that is down where addresses are looked up has no series at all.
 #[test]
 fn every_deployed_service_is_missed_and_scraped() {
+    let services = deployed_services();
+    let exporters = services.iter().map(|service| format!("{service}-db-exporter:9187"));
+    let scraped = json!({"scrape_configs": [
+        {"job_name": "holdfast", "dns_sd_configs": [{"names": services}]},
+        {"job_name": "lag"},
+        {"job_name": "postgres", "static_configs": [{"targets": exporters.collect::<Vec<_>>()}]},
+    ]});
+    let mut found = Violations::default();
+    found.fields("compose", &file(&format!("{FOLDER}/prometheus.yml"))[0], &scraped);
+    let selected = json!({"spec": {"selector": {"matchExpressions": [{"values": services}]}}});
+    found.fields("production", &file(&format!("{FOLDER}/pod-monitor.yaml"))[0], &selected);
+    // A service that is down where addresses are looked up has no series at all.
     let rule_file = rule_file().unwrap();
     let down = rules(&rule_file).find(|rule| rule["alert"] == "ServiceDown").unwrap();
-    let pods = monitoring::read("pod-monitor.yaml").unwrap();
-    let pods = objects(&pods, "pod-monitor.yaml").remove(0);
-    let scraped = texts(&pods["spec"]["selector"]["matchExpressions"][0]["values"]);
-    let compose = objects(&monitoring::read("prometheus.yml").unwrap(), "prometheus.yml").remove(0);
-    let job = &compose["scrape_configs"][0];
-    let looked_up = texts(&job["dns_sd_configs"][0]["names"]);
-    for service in deployed_services() {
+    for service in services {
         let missed = format!("absent(service:up:sum{{service=\"{service}\"}})");
-        assert!(text(&down["expr"]).contains(&missed), "{service}");
-        assert!(scraped.contains(&service) && looked_up.contains(&service), "{service}");
+        found.check("ServiceDown", &missed, text(&down["expr"]).contains(&missed));
     }
-    assert_eq!(job["job_name"], "holdfast");
+}
+
+#[test]
+fn production_is_scraped_and_has_the_rules_and_the_boards() {
+    let Some((tree, objects)) = production().next() else { return };
+    let mut found = Violations::default();
+    found.equal(tree, &find(objects, "PrometheusRule", "holdfast")["spec"], &rule_file().unwrap());
+    for monitor in of_kind(objects, "PodMonitor").into_iter().map(|it| &it["spec"]) {
+        let port = text(&monitor["podMetricsEndpoints"][0]["port"]);
+        let is_meant = |object: &Value| selects(&monitor["selector"], &pod_labels(object));
+        let selected = pods(objects).filter(|(object, _)| is_meant(object));
+        let has_port =
+            |pod: &Value| containers(pod).any(|it| named(&it["ports"], port).is_object());
+        let have_port: Vec<bool> = selected.map(|(_, pod)| has_port(pod)).collect();
+        let are_scraped = !have_port.is_empty() && have_port.iter().all(|it| *it);
+        found.check(tree, monitor, are_scraped);
+    }
+    let boards = find(objects, "ConfigMap", "boards");
+    found.fields(tree, &boards["metadata"]["labels"], &json!({"grafana_dashboard": "1"}));
+    // All but that of Postgres.
+    found.equal(tree, fields(&boards["data"]).count(), BOARDS.len() - 1);
 }

@@ -1,172 +1,131 @@
-//! Versions of images, topics, the retention of offsets and scaling: the values on which several files must
-//! agree.
+//! Versions are exact, and files agree on versions, scripts, the retention of offsets and the allocator.
 
 use chassis::event::Retention;
-use chassis::kafka::RECORD_BYTES_MAX;
-use e2e::image_pins::{pulled_images, tag};
-use events::{DECLARED_TOPICS, TOPICS};
+use e2e::image_pins::{files, is_exact, pulled_images, tag};
+use events::TOPICS;
 
-use super::configuration::default_value;
 use super::*;
+use crate::structure;
 
 #[test]
-fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
-    let scaled = file("k8s/overlays/production/scaling.yaml");
-    let databases = file("k8s/overlays/production/databases.yaml");
-    for service in deployed_services() {
-        let scaled = &find(&scaled, "ScaledObject", service)["spec"];
-        let replicas_max = scaled["maxReplicaCount"].as_u64().unwrap();
-        let subscribed = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
-        let partitions = subscribed.map(|topic| topic.partitions as u64).min().unwrap();
-        assert!(replicas_max <= partitions, "{service}: {replicas_max} of {partitions}");
-        assert_eq!(scaled["minReplicaCount"], 2, "{service}");
-        assert_eq!(scaled["scaleTargetRef"]["name"], service);
-        let trigger = &scaled["triggers"][0];
-        assert_eq!(
-            trigger["metadata"]["consumerGroup"], service,
-            "a group has the name of its service"
-        );
-        let database = &find(&databases, "Cluster", &format!("{service}-db"))["spec"];
-        let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
-        let pool: u64 = default_value(service, "DATABASE_POOL_SIZE").parse().unwrap();
-        // One more replica exists during a rollout; each has its pool and the sessions of its loops
-        // and probes.
-        let needed = (replicas_max + 1) * (pool + 6);
-        assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
-        assert_eq!(database["instances"], 3);
-        assert_eq!(database["postgresql"]["synchronous"]["dataDurability"], "required");
-    }
-}
-
-/// What only a superuser can take from the role that serves; on the native stack `make denials` tries it.
-#[test]
-fn the_serving_role_of_each_database_of_production_has_limits() {
-    for cluster in clusters().iter().filter(|it| name(it) != "registry-db") {
-        let (spec, database) = (&cluster["spec"], name(cluster).trim_end_matches("-db"));
-        let roles = list(&spec["managed"]["roles"]);
-        let serving = roles.iter().find(|role| role["name"] == database).unwrap();
-        assert_eq!(serving["connectionLimit"], 190, "{database}");
-        let statements = texts(&spec["bootstrap"]["initdb"]["postInitApplicationSQL"]).join(";");
-        for part in [
-            format!("alter database \"{database}\" set temp_file_limit"),
-            format!("alter role {database}_migrator set temp_file_limit = -1"),
-            "revoke execute on function".to_string(),
-        ] {
-            assert!(statements.contains(&part), "{database}: {statements}");
-        }
-    }
-    let roles = read("k8s/overlays/demo/roles.sh");
-    for part in ["connection limit 190", "set temp_file_limit", "revoke execute on function"] {
-        assert!(roles.contains(part), "{part}");
-    }
-}
-
-/// The databases of production, with that of its component.
-fn clusters() -> Vec<Value> {
-    let reporting = file("k8s/components/reporting/database.yaml");
-    let mut clusters = file("k8s/overlays/production/databases.yaml");
-    clusters.extend(reporting.into_iter().filter(|it| it["kind"] == "Cluster"));
-    assert_eq!(clusters.len(), 5);
-    clusters
-}
-
-#[test]
-fn each_dependency_has_one_version_wherever_it_runs() {
+fn every_image_has_an_exact_version_and_each_dependency_the_same_wherever_it_runs() {
     let pom = read("e2e/launcher/pom.xml");
     let natively = |part: &str| {
         let (_, rest) = pom.split_once(&format!("<{part}.version>")).unwrap();
-        rest.split('<').next().unwrap().to_string()
+        rest.split('<').next().unwrap()
     };
-    let [kafka, registry, postgres] = ["kafka", "registry", "postgres"].map(natively);
+    let (kafka, registry) = (natively("kafka"), natively("registry"));
     // `17.11.0` is 17.11 of Postgres.
-    let (postgres, _) = postgres.rsplit_once('.').unwrap();
-    let wanted = |image: &str| match image.split(':').next().unwrap() {
-        "apache/kafka" => Some(kafka.clone()),
-        "apicurio/apicurio-registry" => Some(registry.clone()),
-        "postgres" => Some(postgres.to_string()),
-        _ => None,
-    };
-    let compose = compose();
-    let mut images: Vec<String> = compose["services"]
-        .as_object()
-        .unwrap()
-        .values()
-        .map(|service| text(&service["image"]).to_string())
-        .collect();
-    for (_, objects) in OVERLAYS.iter() {
-        let pods = objects.iter().filter_map(pod).flat_map(containers);
-        images.extend(pods.map(|container| text(&container["image"]).to_string()));
+    let (postgres, _) = natively("postgres").rsplit_once('.').unwrap();
+    let mut found = Violations::default();
+    let (mut images, mut compared) = (0, BTreeSet::new());
+    for (file, text) in files().unwrap() {
+        for image in pulled_images(&text) {
+            // A tag may be moved to another version.
+            found.check(&file, format!("{image} has an exact version"), is_exact(&image));
+            images += 1;
+            let name = image.split(':').next().unwrap();
+            let expected = match name {
+                "apache/kafka" | "quay.io/strimzi/kafka" => kafka,
+                "apicurio/apicurio-registry" => registry,
+                "postgres" | "ghcr.io/cloudnative-pg/postgresql" => postgres,
+                _ => continue,
+            };
+            // `1.2.0-kafka-4.3.1` is that of an operator, and `17.11-system-trixie` that of a system.
+            let version = tag(&image).rsplit("-kafka-").next().unwrap();
+            found.equal(&file, version.split('-').next(), Some(expected));
+            compared.insert(name.to_string());
+        }
     }
-    let parts: Vec<(&String, String)> =
-        images.iter().filter_map(|image| Some((image, wanted(image)?))).collect();
-    assert!(parts.len() >= 8, "{parts:?}");
-    for (image, version) in parts {
-        assert_eq!(tag(image), version, "{image}");
+    assert!(images >= 18 && compared.len() == 5, "only {images} images, and {compared:?}");
+    for object in OVERLAYS.iter().flat_map(|(_, objects)| objects) {
+        let place = match text(&object["kind"]) {
+            "Kafka" => &object["spec"]["kafka"],
+            "KafkaConnect" => &object["spec"],
+            _ => continue,
+        };
+        found.fields(name(object), place, &json!({"version": kafka}));
     }
-    // The worker of Kafka Connect, by itself and as the operator starts it, and what its plugins are compiled for.
-    let pulled = pulled_images(&read("services/connect/Dockerfile"));
-    let worker: Vec<&str> = pulled.iter().map(|image| tag(image)).collect();
-    assert!(worker.contains(&&*kafka), "{pulled:?}");
-    assert!(worker.iter().any(|it| it.ends_with(&format!("-kafka-{kafka}"))), "{pulled:?}");
-    assert_eq!(natively("connect"), kafka);
+    // What the plugins of the worker are compiled for.
+    found.equal("Kafka Connect", natively("connect"), kafka);
     let compiled = format!("<kafka.version>{kafka}</kafka.version>");
-    assert!(read("services/reporting/pom.xml").contains(&compiled), "services/reporting/pom.xml");
-    let strimzi = file("k8s/overlays/production/kafka.yaml");
-    assert_eq!(find(&strimzi, "Kafka", "kafka")["spec"]["kafka"]["version"], kafka);
-    for cluster in clusters() {
-        let version = tag(text(&cluster["spec"]["imageName"])).split('-').next();
-        assert_eq!(version, Some(postgres), "{}", name(&cluster));
-    }
+    let file = "services/reporting/pom.xml";
+    found.check(file, &compiled, read(file).contains(&compiled));
 }
 
+/// The owner of an action can move its tag, and the workflows would run the new code with their rights. The code of a
+/// dependency runs while it is compiled.
 #[test]
-fn topics_are_declared_to_strimzi_as_they_are_in_code() {
-    let declared: BTreeMap<String, Value> = file("k8s/overlays/production/topics.yaml")
-        .into_iter()
-        .map(|topic| {
-            assert_eq!(topic["kind"], "KafkaTopic");
-            (name(&topic).to_string(), topic["spec"].clone())
-        })
-        .collect();
-    let expected: BTreeMap<String, Value> = DECLARED_TOPICS
-        .iter()
-        .map(|topic| {
-            let mut config = json!({
-                "message.timestamp.type": "LogAppendTime",
-                "max.message.bytes": RECORD_BYTES_MAX,
-                "compression.type": "uncompressed",
-                "min.insync.replicas": 2,
-            });
-            match topic.retention {
-                Retention::Compact => config["cleanup.policy"] = "compact".into(),
-                Retention::Days(days) => {
-                    config["cleanup.policy"] = "delete".into();
-                    config["retention.ms"] = (i64::from(days) * 86_400_000).into();
-                }
+fn every_action_is_pinned_by_a_commit_and_no_job_that_compiles_may_write() {
+    let mut workflows = structure::files(".github/workflows", &[".yml"]);
+    workflows.push("e2e/repository_template/ci.yml".to_string());
+    let mut found = Violations::default();
+    let (mut actions, mut compiling) = (0, 0);
+    for workflow in workflows {
+        let written = read(&workflow);
+        for (_, action) in written.lines().filter_map(|line| line.split_once("uses: ")) {
+            let (_, pin) = action.split_once('@').unwrap_or_default();
+            let (commit, version) = pin.split_once(" # v").unwrap_or_default();
+            let is_commit = commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit());
+            let is_version = version.split('.').count() == 3;
+            found.check(&workflow, action, is_commit && is_version);
+            actions += 1;
+        }
+        let parsed = objects(&written, &workflow).remove(0);
+        // A job gets the rights that it names, and no workflow all of them.
+        let rights = &parsed["permissions"];
+        found.check(&workflow, "rights", !rights.is_null() && !written.contains("write-all"));
+        for (job, definition) in fields(&parsed["jobs"]) {
+            let runs = |step: &Value| {
+                let words = ["cargo", "make ", "docker build"];
+                words.iter().any(|word| text(&step["run"]).contains(word))
+            };
+            if list(&definition["steps"]).iter().any(runs) {
+                compiling += 1;
+                let rights = definition.get("permissions").unwrap_or(rights).to_string();
+                found.check(&workflow, format!("{job} has {rights}"), !rights.contains("write"));
             }
-            let spec = json!({"partitions": topic.partitions, "replicas": 3, "config": config});
-            (topic.name.to_string(), spec)
-        })
-        .collect();
-    assert_eq!(declared, expected);
+        }
+    }
+    assert!(actions >= 8 && compiling >= 3, "only {actions} actions and {compiling} jobs");
 }
 
-/// The detail of an error contains values of the row, such as the customer whose key exists already.
 #[test]
-fn no_postgres_logs_the_values_of_rows() {
-    let files = [
-        "e2e/launcher/src/launch_config.rs",
-        "docker-compose.yml",
-        "k8s/overlays/demo/postgres/postgres.yaml",
-        "e2e/repository_template/docker-compose.yml",
-    ];
-    for file in files {
-        assert!(read(file).contains("log_error_verbosity=terse"), "{file}");
+fn every_stack_has_the_same_files() {
+    let configs = &compose()["configs"];
+    for (name, file) in [("roles", "roles.sh"), ("jaeger", "jaeger/config.yaml")] {
+        // In compose, a doubled dollar sign stands for one.
+        let content = read(&format!("k8s/overlays/demo/{file}")).replace('$', "$$");
+        assert_eq!(text(&configs[name]["content"]), content, "{name}");
     }
-    for cluster in clusters() {
-        let parameters = &cluster["spec"]["postgresql"]["parameters"];
-        assert_eq!(parameters["log_error_verbosity"], "terse", "{}", name(&cluster));
+    let reports = ["services/reporting", "k8s/components/reporting"];
+    let [tables, copy] = reports.map(|folder| read(&format!("{folder}/database.sql")));
+    assert_eq!(tables, copy);
+}
+
+/// What a superuser takes from the role that serves, and what no database logs: the values of rows.
+#[test]
+fn every_postgres_has_the_settings_of_the_others() {
+    let terse = "log_error_verbosity=terse";
+    let roles = "k8s/overlays/demo/roles.sh";
+    let mut found = Violations::default();
+    for (file, part) in [
+        ("e2e/launcher/src/components/postgres.rs", terse),
+        ("docker-compose.yml", terse),
+        ("k8s/overlays/demo/postgres/postgres.yaml", terse),
+        ("e2e/repository_template/docker-compose.yml", terse),
+        (roles, "connection limit 190"),
+        (roles, "set temp_file_limit"),
+        (roles, "revoke execute on function"),
+    ] {
+        found.check(file, part, read(file).contains(part));
     }
+    let demo = file("k8s/overlays/demo/postgres/postgres.yaml");
+    let container = &find(&demo, "StatefulSet", "db")["spec"]["template"]["spec"]["containers"][0];
+    let data = text(&named(&container["env"], "PGDATA")["value"]);
+    let mount = text(&named(&container["volumeMounts"], "data")["mountPath"]);
+    let is_kept = !mount.is_empty() && std::path::Path::new(data).starts_with(mount);
+    found.check("the demo overlay", "the data is in its volume", is_kept);
 }
 
 /// A group whose offsets expire before the records of its topics reads them again from the
@@ -178,23 +137,58 @@ fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
         Retention::Compact => None,
     });
     let files = [
-        "e2e/launcher/src/kafka_config.rs",
+        "e2e/launcher/src/components/kafka.rs",
         "docker-compose.yml",
         "k8s/overlays/demo/kafka.yaml",
         "k8s/overlays/production/kafka.yaml",
     ];
-    let kept_minutes = files.map(|file| {
+    let kept = files.map(|file| {
         let text = read(file).to_lowercase().replace('_', ".");
         let (_, set) = text.split_once("offsets.retention.minutes").expect(file);
-        let digits = set.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let end = digits.find(|c: char| !c.is_ascii_digit()).expect(file);
-        digits[..end].parse::<u32>().expect(file)
+        let digits = set.split(|c: char| !c.is_ascii_digit()).find(|it| !it.is_empty());
+        digits.and_then(|it| it.parse::<u32>().ok()).expect(file)
     });
-    assert!(kept_minutes.iter().all(|minutes| *minutes == kept_minutes[0]), "{kept_minutes:?}");
-    assert!(kept_minutes[0] > topics_days.max().unwrap() * 24 * 60, "{kept_minutes:?}");
+    assert!(kept.iter().all(|minutes| *minutes == kept[0]), "{kept:?}");
+    assert!(kept[0] > topics_days.max().unwrap() * 24 * 60, "{kept:?}");
     // The inbox still contains everything that a stopped group reads again from its last offset on.
-    assert!(
-        u64::from(kept_minutes[0]) * 60 < chassis::inbox::RETENTION.as_secs(),
-        "{kept_minutes:?}"
-    );
+    assert!(u64::from(kept[0]) * 60 < chassis::inbox::RETENTION.as_secs(), "{kept:?}");
+}
+
+/// jemalloc aborts at the start on larger pages than it was compiled for. A stage has the variables of its base.
+#[test]
+fn one_image_for_arm64_starts_on_pages_of_every_size() {
+    let dockerfile = read("services/Dockerfile");
+    let (mut prepared, mut compiles) = (BTreeSet::new(), 0);
+    for stage in dockerfile.split("\nFROM ").skip(1) {
+        let head = stage.lines().next().and_then(|head| head.split_once(" AS "));
+        let (from, own) = head.unwrap_or_default();
+        let set = "\nENV AARCH64_UNKNOWN_LINUX_GNU_JEMALLOC_SYS_WITH_LG_PAGE=16\n";
+        if prepared.contains(from) || stage.contains(set) {
+            prepared.insert(own);
+        }
+        if stage.contains("cargo build") || stage.contains("cargo auditable build") {
+            assert!(prepared.contains(own), "{own} compiles without the size of pages");
+            compiles += 1;
+        }
+    }
+    assert_eq!(compiles, 2, "the dependencies, and our own code");
+}
+
+/// librdkafka reads memory that nothing was written to (docs/decisions/0044). jemalloc prints its options when the
+/// program ends. Cargo compiles the dependencies of an image with these settings as well.
+#[test]
+fn every_service_has_an_allocator_that_clears_memory() {
+    for program in SERVICES.into_iter().chain(["console"]) {
+        let mut command = command(program);
+        let output = command.arg("--help").env("MALLOC_CONF", "stats_print:true").output().unwrap();
+        let printed = String::from_utf8(output.stderr).unwrap();
+        let is_cleared = printed.contains("opt.zero: true");
+        assert!(is_cleared, "{program} was compiled without .cargo/config.toml: {printed}");
+    }
+    let of_template = read("e2e/repository_template/cargo_config.toml");
+    assert!(of_template.contains("JEMALLOC_SYS_WITH_MALLOC_CONF = \"zero:true\""));
+    assert!(read(".dockerignore").lines().any(|line| line == "!.cargo"));
+    let dockerfile = read("services/Dockerfile");
+    let deletes: Vec<&str> = dockerfile.lines().filter(|line| line.contains("-delete")).collect();
+    assert!(deletes.len() == 1 && deletes[0].contains("! -path './.cargo/*'"), "{deletes:?}");
 }

@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::{deployables, read, root, services};
 
 /// Every crate that is no service, with its folder.
-pub const CRATES: [(&str, &str); 11] = [
+pub const CRATES: [(&str, &str); 12] = [
     ("holdfast-derive", "shared/derive"),
     ("holdfast-chassis", "shared/chassis"),
     ("holdfast-contracts", "shared/contracts"),
     ("holdfast-testing", "shared/testing"),
+    ("holdfast-ops-client", "shared/ops-client"),
     ("events", "shared/events"),
     ("holdfast-launcher", "e2e/launcher"),
     ("holdfast-faults", "e2e/faults"),
@@ -30,7 +31,7 @@ pub fn libraries() -> impl Iterator<Item = (&'static str, &'static str)> {
     CRATES.into_iter().filter(|(name, _)| name.starts_with("holdfast-"))
 }
 
-/// The dependencies between members of the workspace, according to cargo.
+/// The dependencies between members of the workspace, according to cargo. Those of tests alone end with `(dev)`.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
@@ -43,13 +44,9 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let name = |package: &Value| package["name"].as_str().unwrap().to_string();
     let members: BTreeSet<String> = packages.iter().map(name).collect();
     let of = |package: &Value| {
-        package["dependencies"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(name)
-            .filter(|it| members.contains(it))
-            .collect()
+        let all = package["dependencies"].as_array().unwrap().iter();
+        let own = all.filter(|it| members.contains(&name(it)));
+        own.map(|it| name(it) + if it["kind"] == "dev" { " (dev)" } else { "" }).collect()
     };
     packages.iter().map(|package| (name(package), of(package))).collect()
 }
@@ -65,14 +62,18 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
         ("holdfast-contracts", &["holdfast-chassis"]),
         ("holdfast-checker", &["holdfast-chassis"]),
         ("holdfast-launcher", &[]),
+        ("holdfast-ops-client", &[]),
         ("holdfast-faults", &["holdfast-launcher"]),
         ("events", &["holdfast-chassis", "holdfast-contracts"]),
     ] {
         assert_eq!(dependencies[name], on(depends), "{name}");
     }
     for service in services() {
-        let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
-        assert_eq!(dependencies[&service], libraries, "{service}");
+        let libraries = on(&["holdfast-chassis", "holdfast-testing (dev)", "events"]);
+        // Those of an outage test, in a service of the template.
+        let others = on(&["holdfast-checker (dev)", "holdfast-launcher (dev)"]);
+        let own = dependencies[&service].difference(&others).cloned().collect::<BTreeSet<_>>();
+        assert_eq!(own, libraries, "{service}");
     }
     let dependencies_of = |name: &str| dependencies[name].clone();
     let members: BTreeSet<String> = dependencies.keys().cloned().collect();
@@ -82,7 +83,11 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let saga: BTreeSet<String> = own.difference(&others).cloned().collect();
     assert_eq!(services(), saga, "the native stack starts every service");
     for name in WITHOUT_DATABASE {
-        assert_eq!(dependencies_of(name), on(&["holdfast-chassis"]), "{name}");
+        assert_eq!(
+            dependencies_of(name),
+            on(&["holdfast-chassis", "holdfast-ops-client"]),
+            "{name}"
+        );
         assert!(!root().join(format!("services/{name}/migrations")).exists(), "{name}");
     }
 }

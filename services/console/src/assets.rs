@@ -4,8 +4,6 @@ use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::routing::get;
 
-use crate::app::App;
-
 /// A file of the pages.
 pub struct Asset {
     pub path: &'static str,
@@ -34,7 +32,7 @@ pub const ICON: Asset = Asset {
 /// A browser asks again after this time, so that a page and its files are of one version soon after an update.
 const CACHED_FOR: &str = "max-age=60";
 
-pub fn router() -> Router<App> {
+pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let serve = |asset: Asset| {
         get(async move || {
             ([(CONTENT_TYPE, asset.kind), (CACHE_CONTROL, CACHED_FOR)], asset.content)

@@ -3,20 +3,14 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use axum::response::sse::Event;
-use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use futures::{Stream, stream};
 use maud::{Markup, html};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::app::App;
-use crate::pages::{self, Notice};
+use crate::pages::Notice;
 use crate::streams;
 
 /// The region that shows the job.
@@ -83,6 +77,11 @@ impl Jobs {
         Ok(())
     }
 
+    /// Has the job stop after its current step.
+    pub fn stop(&self) {
+        self.state.send_modify(|state| state.is_stopping = true);
+    }
+
     pub fn is_running(&self) -> bool {
         let state = self.state.borrow();
         !state.title.is_empty() && state.ended_at.is_none()
@@ -131,18 +130,4 @@ fn render(state: &JobState) -> Markup {
             @if is_running { form method="post" action="/jobs/stop" { button type="submit" { "Stop" } } }
         }
     }
-}
-
-pub fn router() -> Router<App> {
-    Router::new().route("/jobs/events", get(follow)).route("/jobs/stop", post(stop))
-}
-
-async fn stop(State(app): State<App>, headers: HeaderMap) -> Response {
-    app.jobs.state.send_modify(|state| state.is_stopping = true);
-    let notice = Notice::done("The job stops after its current step.");
-    pages::redirect(pages::referer_path(&headers), notice)
-}
-
-async fn follow(State(app): State<App>) -> Response {
-    streams::respond(&app, app.jobs.updates())
 }

@@ -9,12 +9,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use maud::{DOCTYPE, Markup, html};
+use ops_client::ServiceError;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::time::timeout;
 
-use crate::assets;
 use crate::operators::Operator;
-use crate::services::ServiceError;
+use crate::{assets, cookies};
 
 /// A section of the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ const NOTICE_CHARS_MAX: usize = 600;
 
 /// A page with the navigation, and with the notice that a redirect left.
 pub fn page(headers: &HeaderMap, section: Section, title: &str, body: Markup) -> Response {
-    let notice = cookie(headers, NOTICE_COOKIE).and_then(parse_notice);
+    let notice = cookies::read(headers, NOTICE_COOKIE).and_then(parse_notice);
     let has_notice = notice.is_some();
     let signed_in_for = Operator::from_headers(headers).remaining().map(|it| it.as_secs());
     let ended = signed_in_for.filter(|_| has_sign_in(section)).map(sign_in_ended);
@@ -157,16 +157,6 @@ pub fn redirect(path: &str, notice: Notice) -> Response {
     ([(header::SET_COOKIE, cookie)], Redirect::to(path)).into_response()
 }
 
-/// The value of a cookie.
-pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs
-        .map(|(key, value)| (key.trim(), value.trim()))
-        .find(|(key, _)| *key == name)
-        .map(|it| it.1)
-}
-
 /// The path of the page that sent a form, as far as it is one of ours.
 pub fn referer_path(headers: &HeaderMap) -> &str {
     let referer = headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
@@ -254,7 +244,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let sent = format!("a=b; {}", cookie.split(';').next().unwrap());
         headers.insert(header::COOKIE, sent.parse().unwrap());
-        let value = super::cookie(&headers, NOTICE_COOKIE).unwrap();
+        let value = cookies::read(&headers, NOTICE_COOKIE).unwrap();
         let notice = parse_notice(value).unwrap();
         assert_eq!((&*notice.text, notice.is_bad), (text, true));
         assert!(parse_notice("").is_none());

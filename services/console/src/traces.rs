@@ -1,6 +1,6 @@
 //! Links from the pages to a store of traces, which shows an order as one tree across the services.
 
-use crate::orders::DECIDER;
+use crate::order::DECIDER;
 
 /// The tag of a span that names the key of its record. The key of an event of an order is the order's id.
 const KEY_TAG: &str = "messaging.kafka.message.key";

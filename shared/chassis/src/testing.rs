@@ -20,18 +20,15 @@ use uuid::Uuid;
 
 use crate::admin::republish::{self, RepublishSource};
 use crate::commands::{self, Commands};
-use crate::config::env;
-use crate::config::{Config, KeyLocation, Secret, TokenConfig};
+use crate::config::{Config, KeyLocation, Secret, TokenConfig, env};
 use crate::consumer::router::EventRouter;
-use crate::db;
-use crate::db::migrate;
-use crate::db::pool;
+use crate::db::{self, migrate, pool};
 use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::avro::{Codec, dataschema, frame};
 use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Topic, Unprocessable};
 use crate::flow::heartbeat::Heartbeats;
 use crate::flow::wakeups::Wakeups;
-use crate::http::callers::authorize;
+pub use crate::http::callers::authorize::operators_only;
 use crate::http::callers::caller::Caller;
 pub use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
@@ -80,7 +77,6 @@ pub fn config(owner: Secret, server: Secret) -> Config {
     .expect("all that is required is there")
 }
 
-/// The schema id of the delivered events.
 const SCHEMA_ID: u32 = 1;
 
 /// The headers of an event that another service published now, as its relay makes them.
@@ -103,7 +99,6 @@ pub fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
     query::record_headers(&format!("/{}", topic.publisher), &row, &dataschema)
 }
 
-/// An event as a record of Kafka.
 fn kafka_record<E: Event>(id: Uuid, event: &E) -> OwnedMessage {
     let Outgoing { topic, key, body, .. } = Outgoing::from_event(event);
     let headers = record_headers(topic, id);
@@ -178,11 +173,10 @@ impl<R: UnitOfWork> LocalService<R> {
                 effect.after_commit(&self.wakeups);
                 Ok(())
             }
-            Err(ApplyError::Undecidable(
-                _,
-                DeadLetterReason { kind: ReasonKind::Unprocessable, detail: reason },
-            )) => Err(Unprocessable(reason)),
-            Err(ApplyError::Undecidable(_, cause)) => panic!("{}", cause.detail),
+            Err(ApplyError::Undecidable(_, DeadLetterReason { kind, detail })) => match kind {
+                ReasonKind::Unprocessable => Err(Unprocessable(detail)),
+                _ => panic!("{detail}"),
+            },
             Err(ApplyError::Database(error)) => panic!("the database refuses it: {error}"),
             Err(ApplyError::Unavailable(because)) => panic!("it waits: {because}"),
             Err(ApplyError::RefusedUnchecked) => panic!("an event is refused"),
@@ -245,11 +239,6 @@ pub fn router_for(router: Router, subject: &str, scopes: &[&str]) -> Router {
 /// A port of a service that knows its callers, at which no request has a token.
 pub fn router_without_token(router: Router) -> Router {
     router.layer(Extension(Callers::fixed(None)))
-}
-
-/// The admin port of a service, with its check of operators.
-pub fn operators_only(admin: Router) -> Router {
-    authorize::operators_only(admin)
 }
 
 /// A write batch on a test's own transaction.

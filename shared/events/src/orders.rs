@@ -22,7 +22,7 @@ pub static CREATED: Topic = Topic::new(
 pub static CONFIRMED: Topic = Topic::new(
     "orders.confirmed",
     "order",
-    &[],
+    &include!("confirmed_subscribers.rs"),
     PARTITIONS,
     FACT_RETENTION,
     include_str!("../../../schemas/orders.confirmed.avsc"),

@@ -39,7 +39,7 @@ pub async fn run_sql(
     service: &str,
     statement: &str,
     out: &mut impl Write,
-) -> Result<bool> {
+) -> Result<()> {
     let service = service.trim_end_matches("-db");
     let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
     // The statement does not wait for a table in use, since all other sessions would then wait
@@ -54,5 +54,5 @@ pub async fn run_sql(
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut db).await?;
         writeln!(out, "executed in the database of {service}")?;
     }
-    Ok(true)
+    Ok(())
 }

@@ -3,53 +3,54 @@
 use std::io::Write;
 
 use anyhow::Result;
-use launcher::Stack;
-use serde_json::Value;
+use chrono::{DateTime, SecondsFormat, Utc};
+use ops_client::{ConsumerState, DeadLetter, DeadLetterFilter, DiscardImpact, Remedy};
 
-use crate::admin::dead_letters::client::AdminClient;
+use crate::client::operator::Operator;
 use crate::console::printable;
-use crate::stack_description::SERVICES;
 
-/// The text of a value, as a terminal may show it.
-pub fn text(value: &Value) -> String {
-    value.as_str().map_or("-".into(), printable)
+/// Dead letters that are listed of a service.
+const LISTED_MAX: usize = 100;
+
+/// A text, as a terminal may show it.
+fn text(text: &Option<String>) -> String {
+    text.as_deref().map_or("-".into(), printable)
 }
 
-pub fn position(dead_letter: &Value) -> String {
-    format!(
-        "{}[{}]@{}",
-        text(&dead_letter["topic"]),
-        dead_letter["partition"],
-        dead_letter["offset"]
-    )
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) -> Result<bool> {
-    let services = service.map_or(SERVICES.to_vec(), |service| vec![service]);
+pub async fn list(
+    operator: &Operator,
+    service: Option<&str>,
+    out: &mut impl Write,
+) -> Result<bool> {
+    let services = service.map_or(operator.services().to_vec(), |service| vec![service.into()]);
     let (mut first, mut all) = (None, true);
-    for service in services {
-        let admin = match AdminClient::connect(stack, service).await {
-            Ok(admin) => admin,
+    for service in &services {
+        let ops = operator.ask()?;
+        let page = match ops.dead_letters(service, &DeadLetterFilter::default(), LISTED_MAX).await {
+            Ok(page) => page,
             Err(error) => {
-                writeln!(out, "{service}: {error:#}")?;
+                writeln!(out, "{service}: {}", printable(&error.to_string()))?;
                 all = false;
                 continue;
             }
         };
-        let page = admin.get("/dead-letters").await?;
-        writeln!(out, "{service}: {} waiting", page["waiting"])?;
-        for dead_letter in page["dead_letters"].as_array().into_iter().flatten() {
-            let id = &dead_letter["dead_letter_id"];
+        writeln!(out, "{service}: {} waiting", page.waiting)?;
+        for letter in &page.dead_letters {
+            let (id, position) = (letter.dead_letter_id, printable(&letter.position()));
             first.get_or_insert_with(|| format!("SERVICE={service} ID={id}"));
-            let (kind, since) = (text(&dead_letter["kind"]), text(&dead_letter["received_at"]));
-            writeln!(out, "  {id:>4}  {since}  {}  {kind}", position(dead_letter))?;
-            writeln!(out, "        {}", text(&dead_letter["reason"]))?;
+            let (kind, since) = (printable(&letter.kind), time(letter.received_at));
+            writeln!(out, "  {id:>4}  {since}  {position}  {kind}")?;
+            writeln!(out, "        {}", printable(&letter.reason))?;
         }
-        if page["next"].is_i64() {
+        if page.next.is_some() {
             writeln!(out, "        and newer ones")?;
         }
-        let consumer = admin.get("/consumer").await?;
-        if consumer["paused_at"].is_string() {
+        let consumer = ops.consumer(service).await?;
+        if consumer.paused_at.is_some() {
             writeln!(out, "  {}", describe_pause(service, &consumer))?;
             writeln!(out, "  when the cause is removed: make resume SERVICE={service}")?;
         }
@@ -61,56 +62,44 @@ pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) ->
 }
 
 /// Since when a consumer is paused, by whom and why.
-pub fn describe_pause(service: &str, consumer: &Value) -> String {
-    let (since, reason) = (text(&consumer["paused_at"]), text(&consumer["reason"]));
-    let by = match (consumer["cause"].as_str(), &consumer["actor"]) {
-        (Some("operator"), Value::Null) => "an operator".to_string(),
-        (Some("operator"), actor) => text(actor),
-        _ => "its circuit breaker".to_string(),
-    };
-    format!("the consumer of {service} has been paused by {by} since {since}: {reason}")
+pub fn describe_pause(service: &str, consumer: &ConsumerState) -> String {
+    let pause = printable(&consumer.pause().unwrap_or_default());
+    format!("the consumer of {service} has been paused {pause}")
 }
 
-pub fn show(service: &str, dead_letter: &Value, out: &mut impl Write) -> Result<()> {
-    let (id, state) = (&dead_letter["dead_letter_id"], text(&dead_letter["state"]));
-    writeln!(out, "dead letter {id} of {service}: {state}")?;
-    let mut row = |name: &str, what: String| writeln!(out, "  {name:<13} {what}");
-    row("why", format!("{}: {}", text(&dead_letter["kind"]), text(&dead_letter["reason"])))?;
-    row(
-        "where",
-        format!("{} in cluster {}", position(dead_letter), text(&dead_letter["cluster"])),
-    )?;
-    row("since", text(&dead_letter["received_at"]))?;
-    row("tries", dead_letter["attempts"].to_string())?;
-    if dead_letter["settled_at"].is_string() {
-        let reason = match &dead_letter["discard_reason"] {
-            Value::Null => String::new(),
-            reason => format!(", because: {}", text(reason)),
-        };
-        row("settled", format!("{}{reason}", text(&dead_letter["settled_at"])))?;
+pub fn show(service: &str, letter: &DeadLetter, out: &mut impl Write) -> Result<()> {
+    let summary = &letter.summary;
+    let id = summary.dead_letter_id;
+    writeln!(out, "dead letter {id} of {service}: {}", printable(&summary.state))?;
+    let mut row = |name: &str, what: String| writeln!(out, "  {name:<13} {}", printable(&what));
+    row("why", format!("{}: {}", summary.kind, summary.reason))?;
+    row("where", format!("{} in cluster {}", summary.position(), letter.cluster))?;
+    row("since", time(summary.received_at))?;
+    row("tries", letter.attempts.to_string())?;
+    if let Some(at) = summary.settled_at {
+        let reason = letter.discard_reason.as_ref();
+        let reason = reason.map_or(String::new(), |reason| format!(", because: {reason}"));
+        row("settled", format!("{}{reason}", time(at)))?;
     }
-    row("event", text(&dead_letter["event_id"]))?;
-    row("key", text(&dead_letter["key"]))?;
-    row("trace", text(&dead_letter["traceparent"]))?;
-    for (nth, (name, value)) in dead_letter["headers"].as_object().into_iter().flatten().enumerate()
-    {
-        row(
-            if nth == 0 { "headers" } else { "" },
-            format!("{}: {}", printable(name), text(value)),
-        )?;
+    row("event", summary.event_id.map_or("-".to_string(), |id| id.to_string()))?;
+    row("key", text(&summary.key))?;
+    row("trace", text(&letter.traceparent))?;
+    for (nth, (name, value)) in letter.headers.iter().enumerate() {
+        let value = value.as_deref().unwrap_or("-");
+        row(if nth == 0 { "headers" } else { "" }, format!("{name}: {value}"))?;
     }
-    row("record", text(&dead_letter["record"]))?;
-    if dead_letter["read_with"].is_string() {
-        row("content", format!("read with {}:", text(&dead_letter["read_with"])))?;
-        for line in serde_json::to_string_pretty(&dead_letter["event"])?.lines() {
-            row("", printable(line))?;
+    row("record", text(&letter.record))?;
+    if let Some(schema) = &letter.read_with {
+        row("content", format!("read with {schema}:"))?;
+        for line in serde_json::to_string_pretty(&letter.event)?.lines() {
+            row("", line.to_string())?;
         }
     }
-    if dead_letter["unreadable"].is_string() {
-        row("unreadable", text(&dead_letter["unreadable"]))?;
+    if let Some(why) = &letter.unreadable {
+        row("unreadable", why.clone())?;
     }
-    if state == "waiting" {
-        show_impact(&dead_letter["discard_impact"], "if discarded", out)?;
+    if let Some(impact) = &letter.discard_impact {
+        show_impact(impact, "if discarded", out)?;
         writeln!(out, "once its cause is removed:  make replay SERVICE={service} ID={id}")?;
         writeln!(
             out,
@@ -120,17 +109,15 @@ pub fn show(service: &str, dead_letter: &Value, out: &mut impl Write) -> Result<
     Ok(())
 }
 
-pub fn show_impact(impact: &Value, title: &str, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "  {title:<13} {}", text(&impact["consequence"]))?;
-    for write_off in impact["write_offs"].as_array().into_iter().flatten() {
-        let (unit, what) = (text(&write_off["unit"]), text(&write_off["what"]));
-        writeln!(out, "  {:<13} {} {unit}: {what}", "written off", write_off["amount"])?;
+pub fn show_impact(impact: &DiscardImpact, title: &str, out: &mut impl Write) -> Result<()> {
+    let mut row = |name: &str, what: String| writeln!(out, "  {name:<13} {}", printable(&what));
+    row(title, impact.consequence.clone())?;
+    for write_off in &impact.write_offs {
+        row("written off", format!("{} {}: {}", write_off.amount, write_off.unit, write_off.what))?;
     }
-    let remedy = &impact["remedy"];
-    if remedy.is_object() {
-        let (method, path) = (text(&remedy["method"]), text(&remedy["path"]));
-        let (service, does) = (text(&remedy["service"]), text(&remedy["description"]));
-        writeln!(out, "  {:<13} {method} {path} at {service}: {does}", "remedy")?;
+    if let Some(remedy) = &impact.remedy {
+        let Remedy { description, service, method, path } = remedy;
+        row("remedy", format!("{method} {path} at {service}: {description}"))?;
     }
     Ok(())
 }
@@ -145,21 +132,22 @@ mod tests {
     #[test]
     fn text_from_a_record_adds_no_line_and_no_character_that_a_terminal_acts_on() {
         let shown = |text: &str| {
-            let dead_letter = json!({
-                "dead_letter_id": 1, "state": text, "kind": text, "reason": text, "topic": text,
-                "partition": 0, "offset": 1, "cluster": text, "received_at": text, "attempts": 1,
-                "settled_at": text, "discard_reason": text, "event_id": text, "key": text,
-                "traceparent": text, "headers": {text: text}, "record": text, "read_with": text,
-                "event": {text: [text]}, "unreadable": text,
-            });
             let impact = json!({
                 "consequence": text,
                 "write_offs": [{"amount": 1, "unit": text, "what": text}],
                 "remedy": {"method": text, "path": text, "service": text, "description": text},
             });
+            let (at, none) = ("2026-11-29T12:00:00Z", json!(null));
+            let letter = json!({
+                "dead_letter_id": 1, "state": text, "kind": text, "reason": text, "topic": text,
+                "partition": 0, "offset": 1, "cluster": text, "received_at": at, "attempts": 1,
+                "settled_at": at, "discard_reason": text, "event_id": none, "key": text,
+                "traceparent": text, "headers": {text: text}, "record": text, "read_with": text,
+                "event": {text: [text]}, "unreadable": text, "discard_impact": impact,
+                "actor": text,
+            });
             let mut out = Vec::new();
-            show("stock", &dead_letter, &mut out).unwrap();
-            show_impact(&impact, "if discarded", &mut out).unwrap();
+            show("stock", &serde_json::from_value(letter).unwrap(), &mut out).unwrap();
             String::from_utf8(out).unwrap()
         };
         let hostile = shown(HOSTILE_TEXT);

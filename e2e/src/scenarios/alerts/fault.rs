@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use faults::{database_faults, group_offsets, log_truncation, registry_loss};
+use faults::database_faults::{connect_as_superuser, execute};
+use faults::{group_offsets, log_truncation, registry_loss};
+use futures::future::LocalBoxFuture;
 use launcher::{Stack, eventually};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
@@ -12,12 +14,10 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::x509::X509;
+use tokio::time::sleep;
 
-use crate::admin::dead_letters::{self, DeadLetterCommand};
 use crate::admin::republish::{self, RepublishOptions};
-use crate::client::http_client::Client;
-use crate::monitoring::server::Prometheus;
-use crate::scenarios::order_faults;
+use crate::scenarios::order_faults::{self, replay_dead_letters};
 use crate::stack_description::SERVICES;
 
 /// How long a repair may take.
@@ -32,146 +32,158 @@ const STRANGERS: usize = 3;
 
 const CERTIFICATE_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// What the faults act on.
-pub struct Context<'a> {
-    pub stack: &'a Stack,
-    pub client: Client,
-    pub prometheus: Prometheus,
-}
+/// Injects a fault, or repairs it.
+type Change = for<'a> fn(&'a Stack) -> LocalBoxFuture<'a, Result<()>>;
 
-/// A fault that is made on the stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AlertFault {
-    ServiceAway,
-    DatabaseAway,
-    KafkaAway,
-    BadMigration,
-    RightRevoked,
-    ShortCertificate,
-    LogTruncated,
-    RecordsDeleted,
-    DiskLost,
-    RegistryLost,
-}
-
-impl AlertFault {
-    pub const ALL: [AlertFault; 10] = [
-        AlertFault::ServiceAway,
-        AlertFault::DatabaseAway,
-        AlertFault::KafkaAway,
-        AlertFault::BadMigration,
-        AlertFault::RightRevoked,
-        AlertFault::ShortCertificate,
-        AlertFault::LogTruncated,
-        AlertFault::RecordsDeleted,
-        AlertFault::DiskLost,
-        AlertFault::RegistryLost,
-    ];
-
-    pub fn description(self) -> &'static str {
-        match self {
-            AlertFault::ServiceAway => "Stock is killed and stays away",
-            AlertFault::DatabaseAway => "The database of order is killed and stays away",
-            AlertFault::KafkaAway => "Kafka is killed and stays away",
-            AlertFault::BadMigration => {
-                "A migration makes the database of payment refuse every payment"
-            }
-            AlertFault::RightRevoked => "Stock may no longer insert reservations",
-            AlertFault::ShortCertificate => {
-                "A certificate that the services trust expires within hours"
-            }
-            AlertFault::LogTruncated => "Kafka loses records that order has read",
-            AlertFault::RecordsDeleted => "Orders are deleted from Kafka before payment reads them",
-            AlertFault::DiskLost => "Kafka loses its disk and is created again",
-            AlertFault::RegistryLost => "The registry loses its data and gives other ids",
-        }
-    }
-
+/// A fault, and the alerts that it must cause.
+pub struct AlertFault {
+    pub name: &'static str,
+    pub description: &'static str,
     /// The alerts that must fire, with the service that each concerns.
-    pub fn alerts(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            AlertFault::ServiceAway => &[("ServiceDown", "stock"), ("ConsumerLagging", "stock")],
-            // EventsWaiting as well, but only if the consumer had read events before.
-            AlertFault::DatabaseAway => &[("RelayInactive", "order"), ("ErrorsServed", "order")],
-            AlertFault::KafkaAway => &[("OutboxStuck", "order")],
-            AlertFault::BadMigration => {
-                &[("DeadLettersWaiting", "payment"), ("ConsumerPaused", "payment")]
-            }
-            AlertFault::RightRevoked => &[("AccessRefused", "stock"), ("EventsWaiting", "stock")],
-            AlertFault::ShortCertificate => &[("CertificateExpires", "stock")],
-            AlertFault::LogTruncated => &[("LogTruncated", "order")],
-            AlertFault::RecordsDeleted => {
-                &[("RecordsMissed", "payment"), ("OrdersPending", "order")]
-            }
-            AlertFault::DiskLost => &[("KafkaUnsteady", "order")],
-            AlertFault::RegistryLost => &[("SchemaIdsChanged", "order")],
-        }
-    }
+    pub alerts: &'static [(&'static str, &'static str)],
+    pub inject: Change,
+    pub repair: Change,
+}
 
-    pub async fn inject(self, context: &Context<'_>) -> Result<()> {
-        let stack = context.stack;
-        match self {
-            AlertFault::ServiceAway => stack.kill("stock").await.map(drop),
-            AlertFault::DatabaseAway => stack.kill("order-db").await.map(drop),
-            AlertFault::KafkaAway => stack.kill("kafka").await.map(drop),
-            AlertFault::BadMigration => {
-                let add = "alter table payments add constraint too_strict check (amount_cents < 0) not valid";
-                database_faults::execute(stack, "payment", &[add]).await
-            }
-            AlertFault::RightRevoked => {
-                let revoke = "revoke insert on reservations from stock";
-                database_faults::execute(stack, "stock", &[revoke]).await
-            }
-            AlertFault::ShortCertificate => write_certificate(stack, SHORT_DAYS),
-            AlertFault::LogTruncated => truncate_log(context).await,
-            AlertFault::RecordsDeleted => {
-                stack.stop("payment").await?;
-                tokio::time::sleep(Duration::from_secs(3)).await;
-                group_offsets::delete_records(&stack.kafka_client()?, "orders.created").await?;
-                stack.start("payment").await
-            }
-            AlertFault::DiskLost => {
-                republish::lose_disk(stack).await?;
-                republish::run(stack, &RepublishOptions::default()).await.map(drop)
-            }
-            AlertFault::RegistryLost => {
-                registry_loss::lose_data(stack, STRANGERS).await?;
-                let applied = registry_loss::apply_contracts(stack, Some("1"))?;
-                ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
-                Ok(())
-            }
-        }
-    }
-
-    pub async fn repair(self, context: &Context<'_>) -> Result<()> {
-        let stack = context.stack;
-        match self {
-            AlertFault::ServiceAway | AlertFault::DatabaseAway | AlertFault::KafkaAway => {
-                stack.up().await
-            }
-            AlertFault::BadMigration => {
+pub static FAULTS: [AlertFault; 10] = [
+    AlertFault {
+        name: "ServiceAway",
+        description: "Stock is killed and stays away",
+        alerts: &[("ServiceDown", "stock"), ("ConsumerLagging", "stock")],
+        inject: |stack| Box::pin(kill(stack, "stock")),
+        repair: |stack| Box::pin(stack.up()),
+    },
+    AlertFault {
+        name: "DatabaseAway",
+        description: "The database of order is killed and stays away",
+        // EventsWaiting as well, but only if the consumer had read events before.
+        alerts: &[("RelayInactive", "order"), ("ErrorsServed", "order")],
+        inject: |stack| Box::pin(kill(stack, "order-db")),
+        repair: |stack| Box::pin(stack.up()),
+    },
+    AlertFault {
+        name: "KafkaAway",
+        description: "Kafka is killed and stays away",
+        alerts: &[("OutboxStuck", "order")],
+        inject: |stack| Box::pin(kill(stack, "kafka")),
+        repair: |stack| Box::pin(stack.up()),
+    },
+    AlertFault {
+        name: "BadMigration",
+        description: "A migration makes the database of payment refuse every payment",
+        alerts: &[("DeadLettersWaiting", "payment"), ("ConsumerPaused", "payment")],
+        inject: |stack| Box::pin(order_faults::apply_bad_migration(stack, "amount_cents < 0")),
+        repair: |stack| {
+            Box::pin(async move {
                 order_faults::revert_bad_migration(stack).await?;
                 settle_dead_letters(stack).await
-            }
-            AlertFault::RightRevoked => {
-                let grant = "grant insert on reservations to stock";
-                database_faults::execute(stack, "stock", &[grant]).await
-            }
-            AlertFault::ShortCertificate => write_certificate(stack, LONG_DAYS),
-            // What was lost is published again.
-            AlertFault::LogTruncated | AlertFault::RecordsDeleted => {
-                republish::run(stack, &RepublishOptions::default()).await.map(drop)
-            }
-            AlertFault::DiskLost => Ok(()),
-            AlertFault::RegistryLost => {
-                for service in SERVICES {
-                    let accept = "delete from chassis.schema_ids";
-                    database_faults::execute(stack, service, &[accept]).await?;
-                }
-                Ok(())
-            }
-        }
+            })
+        },
+    },
+    AlertFault {
+        name: "RightRevoked",
+        description: "Stock may no longer insert reservations",
+        alerts: &[("AccessRefused", "stock"), ("EventsWaiting", "stock")],
+        inject: |stack| {
+            Box::pin(execute(stack, "stock", &["revoke insert on reservations from stock"]))
+        },
+        repair: |stack| {
+            Box::pin(execute(stack, "stock", &["grant insert on reservations to stock"]))
+        },
+    },
+    AlertFault {
+        name: "ShortCertificate",
+        description: "A certificate that the services trust expires within hours",
+        alerts: &[("CertificateExpires", "stock")],
+        inject: |stack| Box::pin(async move { write_certificate(stack, SHORT_DAYS) }),
+        repair: |stack| Box::pin(async move { write_certificate(stack, LONG_DAYS) }),
+    },
+    AlertFault {
+        name: "LogTruncated",
+        description: "Kafka loses records that order has read",
+        alerts: &[("LogTruncated", "order")],
+        inject: |stack| Box::pin(truncate_log(stack)),
+        repair: |stack| Box::pin(republish(stack)),
+    },
+    AlertFault {
+        name: "RecordsDeleted",
+        description: "Orders are deleted from Kafka before payment reads them",
+        alerts: &[("RecordsMissed", "payment"), ("OrdersPending", "order")],
+        inject: |stack| Box::pin(delete_records(stack)),
+        repair: |stack| Box::pin(republish(stack)),
+    },
+    AlertFault {
+        name: "DiskLost",
+        description: "Kafka loses its disk and is created again",
+        alerts: &[("KafkaUnsteady", "order")],
+        inject: |stack| {
+            Box::pin(async move {
+                republish::lose_disk(stack).await?;
+                republish(stack).await
+            })
+        },
+        repair: |_| Box::pin(async move { Ok(()) }),
+    },
+    AlertFault {
+        name: "RegistryLost",
+        description: "The registry loses its data and gives other ids",
+        alerts: &[("SchemaIdsChanged", "order")],
+        inject: |stack| Box::pin(lose_registry(stack)),
+        repair: |stack| Box::pin(accept_schema_ids(stack)),
+    },
+];
+
+/// Replays until no dead letter of payment waits, of whatever kind.
+async fn settle_dead_letters(stack: &Stack) -> Result<()> {
+    eventually("every dead letter to be replayed", REPAIR_TIMEOUT, async || {
+        replay_dead_letters(stack, "payment").await?;
+        let waiting = "select count(*) from chassis.dead_letters where settled_at is null";
+        let mut db = connect_as_superuser(stack, "payment").await?;
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut db).await?;
+        ensure!(waiting == 0, "{waiting} wait");
+        Ok(())
+    })
+    .await
+}
+
+async fn kill(stack: &Stack, name: &str) -> Result<()> {
+    stack.kill(name).await.map(drop)
+}
+
+/// What was lost is published again.
+async fn republish(stack: &Stack) -> Result<()> {
+    republish::run(stack, &RepublishOptions::default()).await.map(drop)
+}
+
+async fn delete_records(stack: &Stack) -> Result<()> {
+    stack.stop("payment").await?;
+    sleep(Duration::from_secs(3)).await;
+    group_offsets::delete_records(&stack.kafka_client()?, "orders.created").await?;
+    stack.start("payment").await
+}
+
+/// Cuts records off that order has read. Payment is down meanwhile, so that none takes their places before order looks.
+async fn truncate_log(stack: &Stack) -> Result<()> {
+    sleep(Duration::from_secs(5)).await;
+    stack.stop("payment").await?;
+    sleep(Duration::from_secs(3)).await;
+    stack.kill("kafka").await?;
+    log_truncation::truncate(stack, "payments.verified", 1, 4)?;
+    stack.up().await
+}
+
+async fn lose_registry(stack: &Stack) -> Result<()> {
+    registry_loss::lose_data(stack, STRANGERS).await?;
+    let applied = registry_loss::apply_contracts(stack, Some("1"))?;
+    ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    Ok(())
+}
+
+async fn accept_schema_ids(stack: &Stack) -> Result<()> {
+    for service in SERVICES {
+        execute(stack, service, &["delete from chassis.schema_ids"]).await?;
     }
+    Ok(())
 }
 
 /// Gives the services a certificate that they trust beside the others; on this stack nothing presents it. A bundle that
@@ -201,33 +213,4 @@ fn write_certificate(stack: &Stack, days: u32) -> Result<()> {
     std::fs::create_dir_all(stack.directory())?;
     std::fs::write(certificate_file(stack), certificate.build().to_pem()?)?;
     Ok(())
-}
-
-/// Lets the consumer of payment continue, and replays until no dead letter waits.
-async fn settle_dead_letters(stack: &Stack) -> Result<()> {
-    let service = "payment".to_string();
-    let resume = DeadLetterCommand::Resume { service: service.clone() };
-    let replay = DeadLetterCommand::Replay { service, id: "all".to_string() };
-    let mut output = Vec::new();
-    dead_letters::run(stack, &resume, &mut output).await?;
-    eventually("every dead letter to be replayed", REPAIR_TIMEOUT, async || {
-        dead_letters::run(stack, &replay, &mut Vec::new()).await?;
-        let waiting = "select count(*) from chassis.dead_letters where settled_at is null";
-        let mut db = database_faults::connect_as_superuser(stack, "payment").await?;
-        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut db).await?;
-        ensure!(waiting == 0, "{waiting} wait");
-        Ok(())
-    })
-    .await
-}
-
-/// Cuts records off that order has read. Payment is down meanwhile, so that none takes their places before order looks.
-async fn truncate_log(context: &Context<'_>) -> Result<()> {
-    let stack = context.stack;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    stack.stop("payment").await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    stack.kill("kafka").await?;
-    log_truncation::truncate(stack, "payments.verified", 1, 4)?;
-    stack.up().await
 }

@@ -3,15 +3,14 @@
 //! next round when the same command is given again. It proves I1 to I16 under overlapping faults. A
 //! seed draws the same faults on every run, so a fault drawn from another source breaks it.
 
-pub mod fault;
-pub mod schedule;
-mod replay;
+mod fault;
 mod inject;
-pub mod nemesis;
-pub mod impact;
-pub mod round;
-pub mod outcome;
-pub mod report;
+mod classes;
+mod schedule;
+mod nemesis;
+mod round;
+mod outcome;
+mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,11 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::checker::change_log;
-use crate::client::http_client::Client;
 use crate::console::print_line;
-use crate::scenarios::chaos::outcome::{ChaosOutcome, ChaosRun};
+use crate::scenarios::chaos::outcome::ChaosRun;
 use crate::scenarios::chaos::round::ChaosContext;
 use crate::scenarios::order_faults;
+use crate::scenarios::runner::Outcome;
 use crate::stack_description::stack_description;
 use crate::workload::resource_usage::ResourceUsage;
 use crate::workload::seed;
@@ -51,7 +50,7 @@ pub struct ChaosOptions {
 }
 
 /// Runs rounds until the time is up or an invariant is violated.
-pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
+pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
     let seed = options.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     let name = format!("chaos-{seed}");
     let description = stack_description();
@@ -73,23 +72,20 @@ pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
     }
     let mut terminated = signal(SignalKind::terminate())?;
     let result = tokio::select! {
-        result = run_rounds(&stack, &mut run, options.minutes, &file) => result,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminated.recv() => Err(anyhow::anyhow!("terminated")),
+        result = run_rounds(&stack, &mut run, options.minutes, &file) => Some(result),
+        _ = tokio::signal::ctrl_c() => None,
+        _ = terminated.recv() => None,
     };
-    if result
-        .as_ref()
-        .is_err_and(|error| ["interrupted", "terminated"].contains(&&*error.to_string()))
-    {
+    let Some(result) = result else {
         stack.kill_all()?;
         bail!("interrupted: the same command with SEED={seed} continues with the next round");
-    }
+    };
     run.error = result.err().map(|error| format!("{error:#}"));
-    let outcome = run.outcome(options.minutes);
+    let outcome = run.report(options.minutes).outcome();
     let report = report::write(&run, options.minutes, &options.into)?;
     print_line(&format!("\nVERDICT  {}", run.summary(options.minutes)));
     print_line(&format!("The report is in {}.", report.display()));
-    if outcome == ChaosOutcome::Held {
+    if outcome == Outcome::Held {
         stack.clean().await?;
     } else {
         stack.down().await?;
@@ -117,9 +113,7 @@ async fn run_rounds(stack: &Stack, run: &mut ChaosRun, minutes: u64, file: &Path
     let began = Instant::now();
     // A run interrupted during a fault left the fault in place.
     order_faults::repair_all(stack).await.context("repairing the stack")?;
-    stack.up().await.context("starting the stack")?;
-    let client = Client::for_stack(stack)?;
-    seed::run(&client).await?;
+    let client = seed::start(stack).await.context("starting the stack")?;
     change_log::install(&client).await?;
     let baseline = ResourceUsage::measure(stack, &client).await?;
     print_line(&format!("Everything runs after {:.1} s.", began.elapsed().as_secs_f64()));
@@ -136,10 +130,9 @@ async fn run_rounds(stack: &Stack, run: &mut ChaosRun, minutes: u64, file: &Path
         let round = round::run(&context, nth).await;
         let round = round.with_context(|| format!("round {} could not be run", nth + 1))?;
         print_line(&round.verdict());
-        round
-            .violations
-            .iter()
-            .for_each(|violation| print_line(&format!("  VIOLATED  {violation}")));
+        for violation in &round.report.violations {
+            print_line(&format!("  VIOLATED  {violation}"));
+        }
         run.rounds.push(round);
         let fresh = file.with_extension("new");
         fs::write(&fresh, serde_json::to_vec(run)?)?;

@@ -15,10 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::client::http_client::Client;
 use crate::console::print_line;
-use crate::scenarios::chaos::fault::Fault;
-use crate::scenarios::chaos::inject::{Injector, NotRecovered};
-use crate::scenarios::chaos::replay::replay_dead_letters;
-use crate::scenarios::order_faults;
+use crate::scenarios::chaos::fault::{Fault, Injector};
+use crate::scenarios::chaos::inject::NotRecovered;
+use crate::scenarios::order_faults::{self, replay_dead_letters};
 
 /// How long a fault and its healing may take beyond its duration: a process has to start while
 /// other faults go on.
@@ -39,20 +38,31 @@ pub struct FaultRecord {
     pub at: Duration,
     pub began: DateTime<Utc>,
     pub ended: DateTime<Utc>,
+    pub result: FaultResult,
+    /// How many orders were pending during it.
+    pub orders_in_flight: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FaultResult {
     /// How much it affected: processes, sessions, records, or messages on a link.
-    pub affected: u64,
+    Affected(u64),
     /// What was wrong afterwards.
-    pub violation: Option<String>,
+    Violated(String),
     /// Why it could not be injected. Then it does not count.
-    pub failed: Option<String>,
+    Failed(String),
     /// It came too late for this round, because earlier faults took so long.
-    pub skipped: bool,
+    Skipped,
 }
 
 impl FaultRecord {
     /// Whether it was injected.
     pub fn was_injected(&self) -> bool {
-        !self.skipped && self.failed.is_none()
+        matches!(self.result, FaultResult::Affected(_) | FaultResult::Violated(_))
+    }
+
+    pub fn had_effect(&self) -> bool {
+        matches!(self.result, FaultResult::Affected(1..))
     }
 }
 
@@ -78,35 +88,33 @@ impl<'a> Nemesis<'a> {
     async fn inject(&self, fault: &Fault, round: Instant, last: Instant) -> FaultRecord {
         sleep_until(round + fault.at).await;
         let _touched = self.lock_resources(fault).await;
-        let began = Utc::now();
-        let mut record = FaultRecord {
-            fault: fault.clone(),
-            at: round.elapsed(),
-            began,
-            ended: began,
-            affected: 0,
-            violation: None,
-            failed: None,
-            skipped: Instant::now() > last,
+        let (began, at) = (Utc::now(), round.elapsed());
+        let seconds = |at: Duration| format!("{:>6.1} s ", at.as_secs_f64());
+        let result = if Instant::now() > last {
+            FaultResult::Skipped
+        } else {
+            let lasting = fault.duration.as_secs_f64();
+            print_line(&format!("{} {fault}, for {lasting:.1} s", seconds(at)));
+            self.apply(fault).await
         };
-        if record.skipped {
-            return record;
+        if let FaultResult::Violated(problem) | FaultResult::Failed(problem) = &result {
+            print_line(&format!("{} FAILED  {fault}: {problem}", seconds(round.elapsed())));
         }
-        let at = |round: Instant| format!("{:>6.1} s ", round.elapsed().as_secs_f64());
-        print_line(&format!("{} {fault}, for {:.1} s", at(round), fault.duration.as_secs_f64()));
-        match timeout(fault.duration + HEAL_TIMEOUT, self.injector.apply(fault)).await {
-            Ok(Ok(affected)) => record.affected = affected,
+        let (fault, ended) = (fault.clone(), Utc::now());
+        FaultRecord { fault, at, began, ended, result, orders_in_flight: 0 }
+    }
+
+    async fn apply(&self, fault: &Fault) -> FaultResult {
+        match timeout(fault.duration + HEAL_TIMEOUT, (fault.class.inject)(&self.injector, fault))
+            .await
+        {
+            Ok(Ok(affected)) => FaultResult::Affected(affected),
             Ok(Err(error)) if error.downcast_ref::<NotRecovered>().is_some() => {
-                record.violation = Some(format!("{error:#}"));
+                FaultResult::Violated(format!("{error:#}"))
             }
-            Ok(Err(error)) => record.failed = Some(format!("{error:#}")),
-            Err(_) => record.violation = Some(format!("not healed within {HEAL_TIMEOUT:?}")),
+            Ok(Err(error)) => FaultResult::Failed(format!("{error:#}")),
+            Err(_) => FaultResult::Violated(format!("not healed within {HEAL_TIMEOUT:?}")),
         }
-        record.ended = Utc::now();
-        if let Some(problem) = record.violation.as_ref().or(record.failed.as_ref()) {
-            print_line(&format!("{} FAILED  {fault}: {problem}", at(round)));
-        }
-        record
     }
 
     /// In order of their names, so that two faults cannot deadlock.
@@ -128,6 +136,6 @@ impl<'a> Nemesis<'a> {
         order_faults::repair_all(stack).await?;
         stack.up().await?;
         client.refresh_instances(stack)?;
-        replay_dead_letters(stack, client, "payment").await
+        replay_dead_letters(stack, "payment").await
     }
 }

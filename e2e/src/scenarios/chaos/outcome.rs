@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::coverage::Situation;
+use crate::scenarios::chaos::classes::CLASSES;
 use crate::scenarios::chaos::fault::FaultClass;
-use crate::scenarios::chaos::impact::FaultCounts;
-use crate::scenarios::chaos::round::ChaosRound;
+use crate::scenarios::chaos::round::{ChaosRound, FaultCounts};
+use crate::scenarios::runner::{Outcome, Report};
 
 /// What a full run must exercise.
 const FULL_RUN: Duration = Duration::from_secs(30 * 60);
@@ -32,14 +33,6 @@ pub struct ChaosRun {
     pub error: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChaosOutcome {
-    Held,
-    /// Something that the run must exercise did not happen.
-    Inconclusive,
-    Violated,
-}
-
 impl ChaosRun {
     pub fn duration(&self) -> Duration {
         self.rounds.iter().map(|round| round.duration).sum()
@@ -50,17 +43,16 @@ impl ChaosRun {
     }
 
     pub fn is_violated(&self) -> bool {
-        self.rounds.iter().any(|round| !round.violations.is_empty())
+        self.rounds.iter().any(|round| !round.report.violations.is_empty())
     }
 
     /// The counts of every class that was scheduled.
-    pub fn counts_by_class(&self) -> Vec<(FaultClass, FaultCounts)> {
-        let of = |class| {
-            let rounds = self.rounds.iter().map(ChaosRound::counts_by_class);
-            let counts = rounds.filter_map(|classes| classes.get(&class).copied());
-            (class, counts.sum::<FaultCounts>())
+    pub fn counts_by_class(&self) -> Vec<(&'static FaultClass, FaultCounts)> {
+        let of = |class| -> FaultCounts {
+            self.rounds.iter().flat_map(|round| round.faults_of(class)).sum()
         };
-        FaultClass::all().map(of).filter(|(_, counts)| counts.scheduled > 0).collect()
+        let counts = CLASSES.iter().map(|class| (class, of(class)));
+        counts.filter(|(_, counts)| counts.scheduled > 0).collect()
     }
 
     fn overlapping_classes(&self) -> usize {
@@ -79,12 +71,11 @@ impl ChaosRun {
     /// Why the run is inconclusive; empty if it is not.
     pub fn inconclusive_reasons(&self, minutes: u64) -> Vec<String> {
         let mut reasons: Vec<String> = self.error.iter().cloned().collect();
-        for round in self.rounds.iter().filter(|round| !round.inconclusive.is_empty()) {
-            reasons.push(format!(
-                "round {} is inconclusive: {}",
-                round.nth + 1,
-                round.inconclusive.join(", ")
-            ));
+        for ChaosRound { nth, report, .. } in &self.rounds {
+            if !report.inconclusive.is_empty() {
+                let why = report.inconclusive.join(", ");
+                reasons.push(format!("round {} is inconclusive: {why}", nth + 1));
+            }
         }
         let classes = self.counts_by_class();
         let share = (minutes as f64 * 60.0 / FULL_RUN.as_secs_f64()).min(1.0);
@@ -94,10 +85,10 @@ impl ChaosRun {
         }
         let is_full = share >= 1.0;
         reasons.extend(
-            classes.iter().filter_map(|(class, counts)| missing_effect(*class, counts, is_full)),
+            classes.iter().filter_map(|(class, counts)| missing_effect(class, counts, is_full)),
         );
         let faults = self.rounds.iter().flat_map(|round| &round.faults);
-        let ineffective = faults.clone().filter(|impact| !impact.record.was_injected()).count();
+        let ineffective = faults.clone().filter(|record| !record.was_injected()).count();
         if ineffective * 100 > faults.count() * FAILED_FAULTS_PERCENT_MAX {
             reasons.push(format!(
                 "{ineffective} faults failed or came too late, {FAILED_FAULTS_PERCENT_MAX} of a hundred at most"
@@ -107,12 +98,12 @@ impl ChaosRun {
         if is_full && overlapping < CLASSES_MIN {
             reasons.push(format!("{overlapping} classes of faults, {CLASSES_MIN} at least"));
         }
-        let injected =
-            |class| classes.iter().any(|(of, counts)| *of == class && counts.injected > 0);
-        let is_due = |situation: &Situation| match situation {
-            Situation::Deadline => is_full || injected(FaultClass::DeadlineExpired),
-            Situation::DeadLetterReplayed => is_full || injected(FaultClass::BadMigration),
-            _ => true,
+        // What one class alone brings about is due if the run had to inject it.
+        let is_due = |situation: &Situation| {
+            let causes = |class: &FaultClass| class.causes == Some(*situation);
+            let injected =
+                |(class, counts): &(&FaultClass, FaultCounts)| causes(class) && counts.injected > 0;
+            is_full || !CLASSES.iter().any(causes) || classes.iter().any(injected)
         };
         let due: Vec<Situation> = Situation::ALL.into_iter().filter(is_due).collect();
         match self.rounds.last() {
@@ -129,12 +120,11 @@ impl ChaosRun {
         reasons
     }
 
-    pub fn outcome(&self, minutes: u64) -> ChaosOutcome {
-        match (self.is_violated(), self.inconclusive_reasons(minutes).is_empty()) {
-            (true, _) => ChaosOutcome::Violated,
-            (false, true) => ChaosOutcome::Held,
-            (false, false) => ChaosOutcome::Inconclusive,
-        }
+    /// The report of the whole run.
+    pub fn report(&self, minutes: u64) -> Report {
+        let violations = self.rounds.iter().flat_map(|round| round.report.violations.clone());
+        let inconclusive = self.inconclusive_reasons(minutes);
+        Report { violations: violations.collect(), inconclusive }
     }
 
     pub fn summary(&self, minutes: u64) -> String {
@@ -146,22 +136,22 @@ impl ChaosRun {
             self.kills(),
             self.overlapping_classes(),
         );
-        match self.outcome(minutes) {
-            ChaosOutcome::Held => {
+        let report = self.report(minutes);
+        match report.outcome() {
+            Outcome::Held => {
                 format!("held. {what}, no event was lost and no effect happened twice.")
             }
-            ChaosOutcome::Violated => format!("VIOLATED. {what}."),
-            ChaosOutcome::Inconclusive => {
-                format!("INCONCLUSIVE: {}. {what}.", self.inconclusive_reasons(minutes).join("; "))
-            }
+            // Their details are in the report.
+            Outcome::Violated => format!("VIOLATED. {what}."),
+            Outcome::Inconclusive => format!("{}. {what}.", report.verdict("")),
         }
     }
 }
 
 /// Why a class of faults makes the run inconclusive. A short run has each class about once, and
 /// that one may have no effect. A full run has each class many times.
-fn missing_effect(class: FaultClass, counts: &FaultCounts, is_full: bool) -> Option<String> {
-    let what = class.describe().0;
+fn missing_effect(class: &FaultClass, counts: &FaultCounts, is_full: bool) -> Option<String> {
+    let what = class.description;
     match counts {
         FaultCounts { injected: 0, .. } if is_full => {
             Some(format!("no fault of this class was injected: {what}"))
@@ -183,19 +173,15 @@ mod tests {
     use super::*;
     use crate::checker::coverage::Coverage;
     use crate::scenarios::chaos::fault::Fault;
-    use crate::scenarios::chaos::impact::FaultImpact;
-    use crate::scenarios::chaos::nemesis::FaultRecord;
-    use crate::scenarios::chaos::round;
-    use crate::scenarios::chaos::schedule;
+    use crate::scenarios::chaos::nemesis::{FaultRecord, FaultResult};
+    use crate::scenarios::chaos::{round, schedule};
 
     /// Rounds in which every fault had an effect with orders in flight, and every situation
     /// occurred.
     fn full_run(rounds: u64) -> ChaosRun {
         let round = |nth| {
-            let faults = schedule::generate(1, nth, 1, round::LOAD_DURATION)
-                .into_iter()
-                .map(fault_impact)
-                .collect();
+            let faults = schedule::generate(1, nth, 1, round::LOAD_DURATION);
+            let faults = faults.into_iter().map(effective).collect();
             let mut seen = Coverage::default();
             Situation::ALL.into_iter().for_each(|situation| seen.record(situation, 1));
             ChaosRound {
@@ -209,49 +195,55 @@ mod tests {
         ChaosRun { rounds: (0..rounds).map(round).collect(), ..ChaosRun::default() }
     }
 
-    fn fault_impact(fault: Fault) -> FaultImpact {
+    fn effective(fault: Fault) -> FaultRecord {
         let (at, began, ended) = (fault.at, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
-        let (affected, violation, failed, skipped) = (1, None, None, false);
-        let record = FaultRecord { fault, at, began, ended, affected, violation, failed, skipped };
-        FaultImpact { record, orders_in_flight: 1 }
+        FaultRecord {
+            fault,
+            at,
+            began,
+            ended,
+            result: FaultResult::Affected(1),
+            orders_in_flight: 1,
+        }
+    }
+
+    fn failed(record: &mut FaultRecord) {
+        record.result = FaultResult::Failed("it did not run".to_string());
     }
 
     /// The run after a change to every fault of a class.
     fn with_changed_faults(
         mut run: ChaosRun,
-        class: FaultClass,
-        change: impl Fn(&mut FaultImpact),
+        class: &FaultClass,
+        change: impl Fn(&mut FaultRecord),
     ) -> ChaosRun {
         let faults = run.rounds.iter_mut().flat_map(|round| &mut round.faults);
-        faults.filter(|impact| impact.record.fault.class == class).for_each(change);
+        faults.filter(|record| record.fault.class == class).for_each(change);
         run
+    }
+
+    fn reasons_after(
+        rounds: u64,
+        minutes: u64,
+        class: &FaultClass,
+        change: impl Fn(&mut FaultRecord),
+    ) -> Vec<String> {
+        with_changed_faults(full_run(rounds), class, change).inconclusive_reasons(minutes)
     }
 
     #[test]
     fn a_full_run_holds_only_if_every_scheduled_class_had_an_effect() {
         assert_eq!(full_run(10).inconclusive_reasons(30), Vec::<String>::new());
-        for class in [FaultClass::DeadlineExpired, FaultClass::BlackHole, FaultClass::KillService] {
-            let failed =
-                |it: &mut FaultImpact| it.record.failed = Some("it did not run".to_string());
-            assert!(
-                !with_changed_faults(full_run(10), class, failed)
-                    .inconclusive_reasons(30)
-                    .is_empty()
-            );
-            let nothing = |it: &mut FaultImpact| it.record.affected = 0;
-            assert_eq!(
-                with_changed_faults(full_run(10), class, nothing).inconclusive_reasons(30).len(),
-                1
-            );
-            assert_eq!(
-                with_changed_faults(full_run(2), class, nothing).inconclusive_reasons(5),
-                Vec::<String>::new()
-            );
-            let alone = |it: &mut FaultImpact| it.orders_in_flight = 0;
-            assert_eq!(
-                with_changed_faults(full_run(10), class, alone).inconclusive_reasons(30).len(),
-                1
-            );
+        for class in
+            ["orders have a deadline while stock is frozen", "a black hole", "a service is killed"]
+        {
+            let class = FaultClass::described(class).unwrap();
+            assert!(!reasons_after(10, 30, class, failed).is_empty());
+            let nothing = |record: &mut FaultRecord| record.result = FaultResult::Affected(0);
+            assert_eq!(reasons_after(10, 30, class, nothing).len(), 1);
+            assert_eq!(reasons_after(2, 5, class, nothing), Vec::<String>::new());
+            let alone = |record: &mut FaultRecord| record.orders_in_flight = 0;
+            assert_eq!(reasons_after(10, 30, class, alone).len(), 1);
         }
     }
 
@@ -264,11 +256,8 @@ mod tests {
             run.rounds.last_mut().unwrap().coverage = seen;
             run
         };
-        let failed = |it: &mut FaultImpact| it.record.failed = Some("it did not run".to_string());
-        for (situation, class) in [
-            (Situation::Deadline, FaultClass::DeadlineExpired),
-            (Situation::DeadLetterReplayed, FaultClass::BadMigration),
-        ] {
+        for situation in [Situation::Deadline, Situation::DeadLetterReplayed] {
+            let class = CLASSES.iter().find(|class| class.causes == Some(situation)).unwrap();
             let full = with_changed_faults(without(situation, full_run(10)), class, failed)
                 .inconclusive_reasons(30);
             assert!(full.contains(&format!("never happened: {}", situation.name())), "{full:?}");
@@ -292,12 +281,12 @@ mod tests {
     fn a_run_whose_faults_failed_too_often_is_inconclusive() {
         let mut run = full_run(2);
         let faults = run.rounds.iter_mut().flat_map(|round| &mut round.faults);
-        faults.step_by(9).for_each(|it| it.record.skipped = true);
+        faults.step_by(9).for_each(|record| record.result = FaultResult::Skipped);
         assert_eq!(run.inconclusive_reasons(3).len(), 1, "{:?}", run.inconclusive_reasons(3));
     }
 
     #[test]
     fn a_run_without_a_round_is_inconclusive() {
-        assert_eq!(ChaosRun::default().outcome(30), ChaosOutcome::Inconclusive);
+        assert_eq!(ChaosRun::default().report(30).outcome(), Outcome::Inconclusive);
     }
 }

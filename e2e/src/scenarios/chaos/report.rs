@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use checker::group_digits;
 
 use crate::checker::coverage::Situation;
+use crate::scenarios::chaos::classes::CLASSES;
 use crate::scenarios::chaos::fault::FaultClass;
-use crate::scenarios::chaos::impact::FaultCounts;
+use crate::scenarios::chaos::nemesis::{FaultRecord, FaultResult};
 use crate::scenarios::chaos::outcome::ChaosRun;
+use crate::scenarios::chaos::round::{ChaosRound, FaultCounts};
 
 /// Writes the report as `<seed>.md`, and returns its path.
 pub fn write(run: &ChaosRun, minutes: u64, into: &Path) -> Result<PathBuf> {
@@ -35,25 +37,19 @@ pub fn render(run: &ChaosRun, minutes: u64) -> Result<String> {
     )?;
     render_rounds(run, out)?;
     render_classes(run, out)?;
-    if let Some(last) = run.rounds.last() {
+    if let Some(ChaosRound { coverage, .. }) = run.rounds.last() {
         writeln!(out, "\n## What happened at least once\n\n| | times |\n| --- | ---: |")?;
         for situation in Situation::ALL {
-            writeln!(
-                out,
-                "| {} | {} |",
-                situation.name(),
-                group_digits(last.coverage.count(situation))
-            )?;
+            let count = group_digits(coverage.count(situation));
+            writeln!(out, "| {} | {count} |", situation.name())?;
         }
     }
-    let violations = run.rounds.iter().flat_map(|round| &round.violations);
     writeln!(out, "\n## Violations\n")?;
-    let mut any = false;
-    for violation in violations {
-        any = true;
+    let violations = run.report(minutes).violations;
+    for violation in &violations {
         writeln!(out, "```text\n{violation}\n```\n")?;
     }
-    if !any {
+    if violations.is_empty() {
         writeln!(
             out,
             "None: every order ended in one state, on which all three services agree; every response \
@@ -73,30 +69,23 @@ fn render_rounds(run: &ChaosRun, out: &mut String) -> Result<()> {
          | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     )?;
     for round in &run.rounds {
-        let verdict = match (round.violations.len(), round.inconclusive.len()) {
-            (0, 0) => "held",
-            (0, _) => "inconclusive",
-            _ => "VIOLATED",
-        };
+        let ChaosRound { accepted, refused, unknown, confirmed, records, .. } = round;
+        let cancelled = round.cancelled.values().sum();
+        let counts = [*accepted, *refused, *unknown, *confirmed, cancelled].map(group_digits);
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.1} s | {} | {:.1} s | {verdict} |",
+            "| {} | {} | {} | {} | {:.1} s | {} | {:.1} s | {} |",
             round.nth + 1,
             round.kills(),
             round.other_faults(),
-            group_digits(round.accepted),
-            group_digits(round.refused),
-            group_digits(round.unknown),
-            group_digits(round.confirmed),
-            group_digits(round.cancelled.values().sum::<u64>()),
+            counts.join(" | "),
             round.drained_in.as_secs_f64(),
-            group_digits(round.records),
+            group_digits(*records),
             round.verified_in.as_secs_f64(),
+            round.word()
         )?;
     }
-    let sum = |of: fn(&crate::scenarios::chaos::round::ChaosRound) -> u64| {
-        run.rounds.iter().map(of).sum::<u64>()
-    };
+    let sum = |of: fn(&ChaosRound) -> u64| run.rounds.iter().map(of).sum::<u64>();
     writeln!(
         out,
         "\n{} kills; {} orders accepted, {} confirmed.",
@@ -114,16 +103,15 @@ fn render_classes(run: &ChaosRun, out: &mut String) -> Result<()> {
          orders in flight |\n| --- | --- | ---: | ---: | ---: | ---: |"
     )?;
     let classes = run.counts_by_class();
-    for (class, FaultCounts { scheduled, injected, effective, overlapping }) in &classes {
-        let (what, number) = class.describe();
+    for (FaultClass { description, number, .. }, counts) in &classes {
+        let FaultCounts { scheduled, injected, effective, overlapping } = counts;
         writeln!(
             out,
-            "| {what} | {number} | {scheduled} | {injected} | {effective} | {overlapping} |"
+            "| {description} | {number} | {scheduled} | {injected} | {effective} | {overlapping} |"
         )?;
     }
-    let not_drawn =
-        FaultClass::all().filter(|class| !classes.iter().any(|(there, ..)| there == class));
-    let not_drawn: Vec<&str> = not_drawn.map(|class| class.describe().0).collect();
+    let not_drawn = CLASSES.iter().filter(|class| !classes.iter().any(|(there, _)| there == class));
+    let not_drawn: Vec<&str> = not_drawn.map(|class| class.description).collect();
     if !not_drawn.is_empty() {
         writeln!(out, "\nNot scheduled in this run: {}.", not_drawn.join("; "))?;
     }
@@ -134,28 +122,24 @@ fn render_schedule(run: &ChaosRun, out: &mut String) -> Result<()> {
     writeln!(out, "\n## Schedule")?;
     for round in &run.rounds {
         writeln!(out, "\nRound {}:\n\n```text", round.nth + 1)?;
-        for impact in &round.faults {
-            let record = &impact.record;
-            let fault = &record.fault;
-            let result = match (&record.violation, &record.failed) {
-                _ if record.skipped => "skipped: it came too late".to_string(),
-                (Some(broken), _) => format!("BROKEN: {broken}"),
-                (_, Some(failed)) => format!("failed: {failed}"),
-                _ if record.affected == 0 => "had no effect".to_string(),
-                _ => format!(
-                    "affected {}; {} orders in flight",
-                    group_digits(record.affected),
-                    group_digits(impact.orders_in_flight)
-                ),
+        for FaultRecord { fault, at, began, ended, result, orders_in_flight } in &round.faults {
+            let result = match result {
+                FaultResult::Skipped => "skipped: it came too late".to_string(),
+                FaultResult::Violated(problem) => format!("VIOLATED: {problem}"),
+                FaultResult::Failed(problem) => format!("failed: {problem}"),
+                FaultResult::Affected(0) => "had no effect".to_string(),
+                FaultResult::Affected(count) => {
+                    let (count, orders) = (group_digits(*count), group_digits(*orders_in_flight));
+                    format!("affected {count}; {orders} orders in flight")
+                }
             };
-            let duration = record.ended - record.began;
             writeln!(
                 out,
                 "{:>5.1} s  (due {:>4.1} s)  {fault}; {:.1} s, healed after {:.1} s; {result}",
-                record.at.as_secs_f64(),
+                at.as_secs_f64(),
                 fault.at.as_secs_f64(),
                 fault.duration.as_secs_f64(),
-                duration.num_milliseconds() as f64 / 1_000.0
+                (*ended - *began).num_milliseconds() as f64 / 1_000.0
             )?;
         }
         writeln!(out, "```")?;

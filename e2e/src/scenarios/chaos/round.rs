@@ -2,7 +2,7 @@
 //! checker.
 
 use std::collections::BTreeMap;
-use std::iter;
+use std::iter::Sum;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -14,19 +14,17 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use crate::checker::coverage::Coverage;
-use crate::checker::exits;
 use crate::checker::invariants::Invariant::I13;
 use crate::checker::relay_leadership::RelayLeadership;
-use crate::checker::run;
+use crate::checker::run::{self, CheckOptions};
 use crate::checker::verdict::Verdict;
 use crate::client::http_client::Client;
 use crate::console::print_line;
 use crate::scenarios::chaos::fault::{Fault, FaultClass};
-use crate::scenarios::chaos::impact::{FaultCounts, FaultImpact};
-use crate::scenarios::chaos::nemesis::{FaultRecord, Nemesis};
+use crate::scenarios::chaos::nemesis::{FaultRecord, FaultResult, Nemesis};
 use crate::scenarios::chaos::schedule;
-use crate::scenarios::poison;
-use crate::scenarios::redelivery;
+use crate::scenarios::runner::{Outcome, Report, Run};
+use crate::scenarios::{poison, redelivery};
 use crate::workload::load;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::options::Load;
@@ -48,7 +46,7 @@ const OUTCOMES_MIN: [(&str, u64); 4] =
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ChaosRound {
     pub nth: u64,
-    pub faults: Vec<FaultImpact>,
+    pub faults: Vec<FaultRecord>,
     pub accepted: u64,
     pub refused: u64,
     pub unknown: u64,
@@ -59,10 +57,7 @@ pub struct ChaosRound {
     pub drained_in: Duration,
     pub verified_in: Duration,
     pub duration: Duration,
-    /// Violations, with their details.
-    pub violations: Vec<String>,
-    /// Why the round is inconclusive; empty if it is not.
-    pub inconclusive: Vec<String>,
+    pub report: Report,
     /// How often each situation occurred, in the whole run so far.
     pub coverage: Coverage,
 }
@@ -78,6 +73,28 @@ pub struct ChaosContext<'a> {
     pub baseline: &'a ResourceUsage,
 }
 
+/// How often the faults of a class were scheduled, injected, had an effect, and had one with orders
+/// in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCounts {
+    pub scheduled: u64,
+    pub injected: u64,
+    pub effective: u64,
+    pub overlapping: u64,
+}
+
+impl<'a> Sum<&'a FaultRecord> for FaultCounts {
+    fn sum<I: Iterator<Item = &'a FaultRecord>>(records: I) -> FaultCounts {
+        records.fold(FaultCounts::default(), |sum, record| FaultCounts {
+            scheduled: sum.scheduled + 1,
+            injected: sum.injected + u64::from(record.was_injected()),
+            effective: sum.effective + u64::from(record.had_effect()),
+            overlapping: sum.overlapping
+                + u64::from(record.had_effect() && record.orders_in_flight > 0),
+        })
+    }
+}
+
 /// Runs the nth round. A step that fails after healing is a violation, and the results so far are
 /// kept.
 pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
@@ -88,10 +105,9 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
         faults.iter_mut().for_each(Fault::adapt_to_encryption);
     }
     let nemesis = Nemesis::new(stack, client, links, instances, &faults);
-    let exits_before = stack.exits().await?;
-    let load = load_of_round(seed, nth);
+    let mut run = Run::new(stack, client.clone()).await?;
     let (mut records, mut healed) = (Vec::new(), Ok(()));
-    let loaded = load::run(client, &load, async {
+    let loaded = load::run(client, &load_of_round(seed, nth), async {
         records = nemesis.run(&faults, LOAD_DURATION).await;
         healed = nemesis.heal_all().await;
         print_line(&format!("{:>6.1} s  healing begins", began.elapsed().as_secs_f64()));
@@ -111,8 +127,10 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
     // Only now, after healing: during a fault, an instance that is cut off may still believe that
     // it is the leader.
     let mut leadership = RelayLeadership::default();
+    let options = CheckOptions { timeout: DRAIN_TIMEOUT };
+    let expected = async || poison::expected_dead_letters(client).await;
     let checked = tokio::select! {
-        checked = run_checker(client) => checked,
+        checked = run::run_expecting_with(client, &options, expected) => checked,
         watched = leadership.watch(stack, client) => watched.and_then(|()| bail!("the watch ended")),
     };
     if let Some(mut verdict) = round.must("checking", checked) {
@@ -123,20 +141,17 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
         let copies = round.must("counting the copies", redelivery::count_copies(client).await);
         round.record_verdict(&verdict, copies.unwrap_or_default());
     }
-    for FaultRecord { fault, violation, .. } in &records {
-        round.violations.extend(violation.iter().map(|violation| format!("{fault}: {violation}")));
+    for FaultRecord { fault, result, .. } in &records {
+        if let FaultResult::Violated(violation) = result {
+            round.report.violations.push(format!("{fault}: {violation}"));
+        }
     }
-    let mut exits = stack.exits().await?;
-    exits.retain(|exit| !exits_before.contains(exit));
     // When a backend of a database is killed, its postmaster continues.
-    round.violations.extend(exits::unexpected_exits(&exits));
-    let counted = count_in_flight(client, &records).await;
-    let counted = round.must("counting the orders", counted).unwrap_or_default();
-    let counted = counted.into_iter().chain(iter::repeat(0));
-    let impacts = records.into_iter().zip(counted);
-    round.faults = impacts
-        .map(|(record, orders_in_flight)| FaultImpact { record, orders_in_flight })
-        .collect();
+    run.add_exits().await?;
+    round.report.violations.append(&mut run.report.violations);
+    let counted = count_in_flight(client, &mut records).await;
+    round.must("counting the orders", counted);
+    round.faults = records;
     round.duration = began.elapsed();
     Ok(round)
 }
@@ -155,32 +170,24 @@ fn load_of_round(seed: u64, nth: u64) -> Load {
     }
 }
 
-/// Runs the checker.
-async fn run_checker(client: &Client) -> Result<Verdict> {
-    let options = run::CheckOptions { timeout: DRAIN_TIMEOUT };
-    run::run_expecting_with(client, &options, async || poison::expected_dead_letters(client).await)
-        .await
-}
-
-/// For each fault, the number of orders that were pending during it.
-async fn count_in_flight(client: &Client, records: &[FaultRecord]) -> Result<Vec<i64>> {
+/// Counts, for each fault, the orders that were pending during it.
+async fn count_in_flight(client: &Client, records: &mut [FaultRecord]) -> Result<()> {
     let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
-    let mut counts = Vec::new();
-    for FaultRecord { began, ended, .. } in records {
+    for FaultRecord { began, ended, orders_in_flight, .. } in records {
         let count = sqlx::query_scalar(
             "select count(*) from orders
              where created_at <= $2 and (ended_at is null or ended_at >= $1)",
         );
-        counts.push(count.bind(began).bind(ended).fetch_one(&mut db).await?);
+        *orders_in_flight = count.bind(*began).bind(*ended).fetch_one(&mut db).await?;
     }
-    Ok(counts)
+    Ok(())
 }
 
 impl ChaosRound {
     /// A step that must succeed after healing, or the stack did not recover.
     fn must<T>(&mut self, what: &str, done: Result<T>) -> Option<T> {
         done.inspect_err(|error| {
-            self.violations.push(format!("{what} did not succeed ({I13}): {error:#}"))
+            self.report.violations.push(format!("{what} did not succeed ({I13}): {error:#}"))
         })
         .ok()
     }
@@ -195,7 +202,7 @@ impl ChaosRound {
         ));
         if !summary.holds() {
             let lines = summary.lines().join("\n");
-            self.violations.push(format!("a promise to a client was broken:\n{lines}"));
+            self.report.violations.push(format!("a promise to a client was broken:\n{lines}"));
         }
         self.accepted = summary.accepted;
         self.refused = summary.refused;
@@ -203,16 +210,16 @@ impl ChaosRound {
         self.confirmed = summary.confirmed;
         self.cancelled = summary.cancelled.clone();
         self.drained_in = summary.drained_in;
-        self.inconclusive.extend(missing_outcomes(summary.confirmed, &summary.cancelled));
+        self.report.inconclusive.extend(missing_outcomes(summary.confirmed, &summary.cancelled));
     }
 
     fn record_verdict(&mut self, verdict: &Verdict, copies: u64) {
         if !verdict.holds() {
             let lines = verdict.lines().join("\n");
-            self.violations.push(format!("findings of the checker:\n{lines}"));
+            self.report.violations.push(format!("findings of the checker:\n{lines}"));
         }
         if verdict.changes.is_none_or(|changes| changes == 0) {
-            self.inconclusive.push("the change logs of the databases are empty".to_string());
+            self.report.inconclusive.push("the change logs of the databases are empty".to_string());
         }
         self.records = verdict.records;
         self.verified_in = verdict.duration;
@@ -220,44 +227,41 @@ impl ChaosRound {
     }
 
     pub fn kills(&self) -> usize {
-        let records = self.faults.iter().map(|impact| &impact.record);
-        let kills = records.filter(|record| record.fault.class.is_kill());
-        kills.filter(|record| record.was_injected()).count()
+        let injected = self.faults.iter().filter(|record| record.was_injected());
+        injected.filter(|record| record.fault.class.is_kill()).count()
     }
 
     pub fn other_faults(&self) -> usize {
-        self.faults.iter().filter(|impact| impact.record.was_injected()).count() - self.kills()
+        self.faults.iter().filter(|record| record.was_injected()).count() - self.kills()
     }
 
-    pub fn counts_by_class(&self) -> BTreeMap<FaultClass, FaultCounts> {
-        let mut classes = BTreeMap::<FaultClass, FaultCounts>::new();
-        for FaultImpact { record, orders_in_flight } in &self.faults {
-            let counts = classes.entry(record.fault.class).or_default();
-            let injected = record.was_injected();
-            let effective = injected && record.affected > 0;
-            counts.scheduled += 1;
-            counts.injected += u64::from(injected);
-            counts.effective += u64::from(effective);
-            counts.overlapping += u64::from(effective && *orders_in_flight > 0);
+    pub fn faults_of(&self, class: &FaultClass) -> impl Iterator<Item = &FaultRecord> {
+        self.faults.iter().filter(move |record| record.fault.class == class)
+    }
+
+    /// The verdict in a word.
+    pub fn word(&self) -> &'static str {
+        match self.report.outcome() {
+            Outcome::Held => "held",
+            Outcome::Inconclusive => "inconclusive",
+            Outcome::Violated => "VIOLATED",
         }
-        classes
     }
 
     pub fn verdict(&self) -> String {
-        let cancelled: u64 = self.cancelled.values().sum();
-        let verdict = match (self.violations.is_empty(), self.inconclusive.is_empty()) {
-            (false, _) => "VIOLATED".to_string(),
-            (true, false) => format!("inconclusive: {}", self.inconclusive.join(", ")),
-            (true, true) => "held".to_string(),
+        let reasons = match self.report.outcome() {
+            Outcome::Inconclusive => format!(": {}", self.report.inconclusive.join(", ")),
+            _ => String::new(),
         };
         format!(
-            "round {}: {verdict}. {} kills, {} other faults; {} orders confirmed, {} cancelled; \
+            "round {}: {}{reasons}. {} kills, {} other faults; {} orders confirmed, {} cancelled; \
              drained in {:.1} s, {} records verified in {:.1} s",
             self.nth + 1,
+            self.word(),
             self.kills(),
             self.other_faults(),
             group_digits(self.confirmed),
-            group_digits(cancelled),
+            group_digits(self.cancelled.values().sum::<u64>()),
             self.drained_in.as_secs_f64(),
             group_digits(self.records),
             self.verified_in.as_secs_f64()
@@ -288,7 +292,6 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::scenarios::chaos::fault::Fault;
 
     #[test]
     fn a_rejected_order_does_not_count_as_cancelled() {
@@ -309,26 +312,28 @@ mod tests {
     fn a_step_that_fails_once_all_is_healed_is_a_violation_and_the_round_goes_on() {
         let mut round = ChaosRound::default();
         assert_eq!(round.must("healing everything", Ok(7)), Some(7));
-        assert!(round.violations.is_empty());
+        assert!(round.report.violations.is_empty());
         assert_eq!(round.must::<()>("healing everything", Err(anyhow::anyhow!("away"))), None);
-        assert_eq!(round.violations, ["healing everything did not succeed (I13): away"]);
+        assert_eq!(round.report.violations, ["healing everything did not succeed (I13): away"]);
     }
 
     #[test]
     fn a_fault_without_effect_overlapped_no_order() {
-        let impact = |affected, failed: Option<&str>| {
+        let class = FaultClass::described("a database ends its sessions").unwrap();
+        let record = |result| {
             let fault = schedule::generate(1, 0, 1, LOAD_DURATION).remove(0);
-            let fault = Fault { class: FaultClass::SessionsTerminated, ..fault };
-            let (at, began) = (fault.at, DateTime::UNIX_EPOCH);
-            let failed = failed.map(String::from);
-            let (violation, skipped, ended) = (None, false, began);
-            let record =
-                FaultRecord { fault, at, began, ended, affected, violation, failed, skipped };
-            FaultImpact { record, orders_in_flight: 9 }
+            let (fault, at) = (Fault { class, ..fault }, Duration::ZERO);
+            let (began, ended) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+            FaultRecord { fault, at, began, ended, result, orders_in_flight: 9 }
         };
-        let faults = vec![impact(3, None), impact(0, None), impact(0, Some("it did not run"))];
-        let counts = ChaosRound { faults, ..ChaosRound::default() }.counts_by_class()
-            [&FaultClass::SessionsTerminated];
+        let results = [
+            FaultResult::Affected(3),
+            FaultResult::Affected(0),
+            FaultResult::Failed("it did not run".to_string()),
+        ];
+        let faults = results.map(record).to_vec();
+        let round = ChaosRound { faults, ..ChaosRound::default() };
+        let counts: FaultCounts = round.faults_of(class).sum();
         assert_eq!(counts, FaultCounts { scheduled: 3, injected: 2, effective: 1, overlapping: 1 });
     }
 }

@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
-use crate::scenarios::chaos::fault::FaultClass::KillService;
-use crate::scenarios::chaos::fault::{Fault, FaultClass, KILL_WEIGHTS, OTHER_CLASSES};
+use crate::scenarios::chaos::classes::CLASSES;
+use crate::scenarios::chaos::fault::{Fault, FaultClass};
 
 /// The number of faults of each round.
 pub const KILLS_PER_ROUND: usize = 12;
@@ -40,7 +40,7 @@ pub fn workload_seed(seed: u64, round: u64) -> u64 {
 /// from round to round, so that each class is equally frequent.
 pub fn generate(seed: u64, round: u64, instances: u16, load: Duration) -> Vec<Fault> {
     let mut round_rng = rng(seed, 1, round);
-    let mut classes: Vec<FaultClass> =
+    let mut classes: Vec<&'static FaultClass> =
         (0..KILLS_PER_ROUND).map(|_| random_kill(&mut round_rng)).collect();
     let dealt = (0..OTHER_FAULTS_PER_ROUND as u64)
         .map(|nth| nth_other_class(seed, round * OTHER_FAULTS_PER_ROUND as u64 + nth));
@@ -49,8 +49,8 @@ pub fn generate(seed: u64, round: u64, instances: u16, load: Duration) -> Vec<Fa
     let mut faults: Vec<Fault> = (0..)
         .zip(classes)
         .map(|(nth, class)| {
-            let tenths = round_rng.random_range(class.duration_range());
-            let victims = class.victims(instances);
+            let tenths = round_rng.random_range(class.duration.clone());
+            let victims = class.victims.names(instances);
             Fault {
                 class,
                 victim: victims.choose(&mut round_rng).cloned().expect("each has a victim"),
@@ -65,20 +65,20 @@ pub fn generate(seed: u64, round: u64, instances: u16, load: Duration) -> Vec<Fa
     faults
 }
 
-fn random_kill(rng: &mut StdRng) -> FaultClass {
+fn random_kill(rng: &mut StdRng) -> &'static FaultClass {
     let mut drawn = rng.random_range(0..100);
-    for (class, share) in KILL_WEIGHTS {
-        if drawn < share {
+    for class in &CLASSES {
+        if drawn < class.kill_percent {
             return class;
         }
-        drawn -= share;
+        drawn -= class.kill_percent;
     }
-    KillService
+    &CLASSES[0]
 }
 
-fn nth_other_class(seed: u64, nth: u64) -> FaultClass {
-    let cards = OTHER_CLASSES.len() as u64;
-    let mut deck = OTHER_CLASSES;
+fn nth_other_class(seed: u64, nth: u64) -> &'static FaultClass {
+    let mut deck: Vec<_> = CLASSES.iter().filter(|class| !class.is_kill()).collect();
+    let cards = deck.len() as u64;
     deck.shuffle(&mut rng(seed, 2, nth / cards));
     deck[(nth % cards) as usize]
 }
@@ -97,8 +97,6 @@ fn random_time(rng: &mut StdRng, last: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenarios::chaos::fault::FaultClass::*;
-    use crate::scenarios::chaos::fault::Victim;
 
     const LOAD_DURATION: Duration = Duration::from_secs(90);
 
@@ -115,9 +113,10 @@ mod tests {
             (0..10).map(|round| generate(1, round, 1, LOAD_DURATION)).collect();
         let all: Vec<&Fault> = rounds.iter().flatten().collect();
         assert!(all.iter().filter(|fault| fault.class.is_kill()).count() >= 100);
-        for class in FaultClass::all() {
+        for class in &CLASSES {
             assert!(all.iter().any(|fault| fault.class == class), "{class:?}");
         }
+        assert_eq!(CLASSES.iter().map(|class| class.kill_percent).sum::<u32>(), 100);
         for faults in &rounds {
             let overlap = |pair: &[Fault]| pair[0].at + pair[0].duration > pair[1].at;
             assert!(faults.windows(2).any(overlap));
@@ -126,13 +125,14 @@ mod tests {
 
     #[test]
     fn faults_on_the_same_process_share_a_resource() {
-        let fault = |class, victim| {
-            let (at, lasting) = (Duration::ZERO, Duration::ZERO);
-            Fault { class, victim, at, duration: lasting, seed: 0 }
+        let fault = |class, victim: &str| {
+            let class = FaultClass::described(class).unwrap();
+            let (at, duration) = (Duration::ZERO, Duration::ZERO);
+            Fault { class, victim: victim.to_string(), at, duration, seed: 0 }
         };
-        let kill = fault(KillService, Victim::Component("stock-2".into())).exclusive_resources(2);
-        let rewind = fault(OffsetsReset, Victim::Service("stock".into())).exclusive_resources(2);
-        let other = fault(KillService, Victim::Component("stock".into())).exclusive_resources(2);
+        let kill = fault("a service is killed", "stock-2").exclusive_resources(2);
+        let rewind = fault("a group is set back to offset 0", "stock").exclusive_resources(2);
+        let other = fault("a service is killed", "stock").exclusive_resources(2);
         assert!(!kill.is_disjoint(&rewind) && kill.is_disjoint(&other));
     }
 }

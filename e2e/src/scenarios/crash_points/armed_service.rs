@@ -196,3 +196,12 @@ impl<'a> ArmedService<'a> {
         Ok(self.points.iter().map(row).collect())
     }
 }
+
+impl PointResult {
+    /// Its hits, for the table.
+    pub fn cell(&self) -> String {
+        let kills = self.kills.iter().map(|kill| kill.hit.to_string());
+        let missing = self.missing.iter().map(|hit| format!("NOT {hit}"));
+        kills.chain(missing).collect::<Vec<_>>().join(" ")
+    }
+}

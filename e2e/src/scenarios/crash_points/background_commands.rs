@@ -5,11 +5,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::stream::{self, StreamExt};
-use rand::seq::IndexedRandom;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -43,13 +42,15 @@ struct BackgroundCommand {
 impl BackgroundCommands {
     /// Sends commands until one is refused or is never settled.
     pub async fn run(&self, client: &Client) -> Result<()> {
-        let (money, goods) = (self.run_each(client, deposit), self.run_each(client, delivery));
+        let (money, goods) = (self.run_each(client, "payment"), self.run_each(client, "stock"));
         tokio::try_join!(money, goods).map(drop)
     }
 
-    async fn run_each(&self, client: &Client, next: fn() -> BackgroundCommand) -> Result<()> {
+    async fn run_each(&self, client: &Client, service: &'static str) -> Result<()> {
         loop {
-            let command = next();
+            let (path, body) = seed::any_command(service).context("a command")?;
+            let key = Uuid::now_v7().to_string();
+            let command = BackgroundCommand { service, path, key, body };
             let answer = command.settle(client).await?;
             self.0
                 .lock()
@@ -95,25 +96,4 @@ impl BackgroundCommand {
             sleep(COMMAND_INTERVAL).await;
         }
     }
-}
-
-fn deposit() -> BackgroundCommand {
-    let customer = seed::CUSTOMERS.choose(&mut rand::rng()).unwrap_or(&seed::CUSTOMERS[0]);
-    let path = format!("/accounts/{}/deposits", customer.customer_id);
-    BackgroundCommand {
-        service: "payment",
-        path,
-        key: new_key(),
-        body: json!({ "amount_cents": 1 }),
-    }
-}
-
-fn delivery() -> BackgroundCommand {
-    let item = seed::ITEMS.choose(&mut rand::rng()).unwrap_or(&seed::ITEMS[0]);
-    let path = format!("/items/{}/deliveries", item.sku);
-    BackgroundCommand { service: "stock", path, key: new_key(), body: json!({ "quantity": 1 }) }
-}
-
-fn new_key() -> String {
-    Uuid::now_v7().to_string()
 }

@@ -12,28 +12,26 @@ pub mod armed_service;
 mod background_commands;
 mod rounds;
 mod dead_letters;
-mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use checker::group_digits;
+use launcher::program::format_table;
 use launcher::{Exit, Stack, directories};
 use tokio::time::Instant;
 
 use self::armed_service::{PointResult, programs};
-use self::report::CrashPointReport;
-use self::rounds::{ARMED_SERVICES, CrashPointContext, CrashPointRound, STEP_TIMEOUT};
-use crate::checker::invariants::Invariant;
-use crate::checker::{change_log, run};
+use self::rounds::{ARMED_SERVICES, CrashPointRun, MIGRATIONS_ROUND, STEP_TIMEOUT};
+use crate::checker::change_log;
+use crate::checker::run::CheckOptions;
 use crate::client::http_client::Client;
-use crate::console::print_line;
-use crate::console::print_step;
-use crate::console::seconds;
-use crate::scenarios::order_faults;
-use crate::scenarios::proof::with_stack_restored;
-use crate::stack_description::stack_description;
+use crate::console::{print_line, print_lines, seconds};
+use crate::scenarios::order_faults::DEADLINE_VARIABLE;
+use crate::scenarios::runner::{Report, Run, on_own_stack};
+use crate::workload::load_summary::LoadSummary;
 use crate::workload::seed;
 
 /// The hits of a point that kill.
@@ -60,27 +58,34 @@ pub struct CrashPointOptions {
     /// How long each round may wait for its points to be hit
     #[arg(long = "within-seconds", value_parser = seconds, default_value = "900")]
     pub timeout: Duration,
+    /// Only the loops of the services are killed, not their stops, sweeps and what settles dead letters.
+    #[arg(skip)]
+    pub loops_only: bool,
+}
+
+/// The result of a run.
+pub struct CrashPointReport {
+    pub report: Report,
+    /// What a run that held has shown.
+    pub held: String,
+    /// Each point with the hits that killed each service.
+    pub table: Vec<String>,
 }
 
 /// Runs `e2e crash-points` on a stack of its own, which is deleted if the run held.
 pub async fn command(options: &CrashPointOptions) -> Result<bool> {
-    let (stack, _lock) = Stack::for_exclusive_run(&stack_description(), "crash-points").await?;
-    let report = with_stack_restored(&stack, false, run(&stack, options)).await?;
-    print_line("");
-    report.table().iter().for_each(|line| print_line(line));
-    print_line(&format!("\nVERDICT  {}", report.verdict()));
-    if report.holds() {
-        stack.clean().await?;
-    } else {
-        print_line(&format!("Logs and data are kept in {}.", stack.directory().display()));
-    }
-    Ok(report.holds())
+    on_own_stack("crash-points", async |stack| {
+        let CrashPointReport { report, held, table } = run(stack, options).await?;
+        print_line("");
+        print_lines(&table);
+        Ok((report, held))
+    })
+    .await
 }
 
 /// One run on a new stack.
 pub async fn run(stack: &Stack, options: &CrashPointOptions) -> Result<CrashPointReport> {
-    let began = Instant::now();
-    let seed = options.seed.unwrap_or_else(rand::random);
+    let (began, seed) = (Instant::now(), options.seed.unwrap_or_else(rand::random));
     let (ordinary, programs) = (directories::programs_directory()?, programs()?);
     for service in ARMED_SERVICES {
         let built = |directory: &Path| directory.join(service).metadata().ok()?.modified().ok();
@@ -92,120 +97,93 @@ pub async fn run(stack: &Stack, options: &CrashPointOptions) -> Result<CrashPoin
         stack.set_programs(service, &programs)?;
     }
     let hits: &[u32] = if options.once { &FIRST_HIT } else { &HITS };
-    let client = Client::for_stack(stack)?;
-    let context = CrashPointContext { stack, client, hits, seed, timeout: options.timeout };
-
+    let run = Run::new(stack, Client::for_stack(stack)?).await?;
+    let mut crashing = CrashPointRun::new(run, hits, seed, options.timeout);
     print_line(&format!("Crash points, hits {hits:?}, seed {seed}"));
-    print_step(1, "migrate is killed");
+    crashing.run.step("migrate is killed");
     stack.up_infrastructure().await?;
-    let mut rounds = vec![rounds::migrations(&context).await?];
+    crashing.kill_migrations().await?;
     stack.up().await?;
-    seed::run(&context.client).await?;
-    change_log::install(&context.client).await?;
-    let mut failure = None;
-    if let Err(error) = run_rounds(&context, &mut rounds).await {
-        failure = Some(format!("the run was interrupted: {error:#}"));
+    seed::run(&crashing.run.client).await?;
+    change_log::install(&crashing.run.client).await?;
+    if let Err(error) = run_rounds(&mut crashing, options.loops_only).await {
+        crashing.run.report.violations.push(format!("the run was interrupted: {error:#}"));
         restore(stack).await?;
     }
-    print_step(7, "No event may be lost, no effect may happen twice (make verify)");
-    let options = run::CheckOptions { timeout: STEP_TIMEOUT };
-    let expected = rounds::expected_dead_letters(&rounds);
-    let verdict = run::run_expecting(&context.client, &options, &expected).await?;
-    verdict.lines().iter().for_each(|line| print_line(line));
-
-    let mut failures = find_failures(stack, &rounds).await?;
-    failures.extend(failure);
-    if !verdict.holds() {
-        let violated: Vec<String> =
-            verdict.findings.violated().iter().map(Invariant::to_string).collect();
-        failures.push(format!("the checker found violations (step 7): {}", violated.join(", ")));
-    }
-    let rows: Vec<PointResult> = rounds.iter().flat_map(|round| round.rows.clone()).collect();
-    let kills = rows.iter().map(|row| row.kills.len()).sum();
-    let summaries = rounds.iter().filter_map(|round| round.summary.as_ref());
-    let orders = summaries.map(|summary| summary.accepted).sum();
-    Ok(CrashPointReport { rows, failures, kills, orders, seed, duration: began.elapsed() })
+    let CrashPointRun { mut run, rows, summaries, expected_dead_letters, .. } = crashing;
+    let options = CheckOptions { timeout: STEP_TIMEOUT };
+    run.check(&options, Some(&expected_dead_letters)).await?;
+    run.report.inconclusive.extend(missing_outcomes(&summaries));
+    // The exit of `migrate` is observed by its caller; no supervisor records it.
+    let served = rows.iter().filter(|row| row.round != MIGRATIONS_ROUND);
+    let pids = served.flat_map(|row| &row.kills).map(|kill| kill.pid);
+    run.report.violations.extend(unexpected_exits(pids, &run.exits().await?));
+    let points: BTreeSet<&str> = rows.iter().map(|row| row.point).collect();
+    let held = format!(
+        ": {} crash points, {} kills, {} orders accepted; every point was hit, no event was lost, no effect \
+         happened twice, no other process exited ({:.1} minutes, seed {seed})",
+        points.len(),
+        rows.iter().map(|row| row.kills.len()).sum::<usize>(),
+        group_digits(summaries.iter().map(|summary| summary.accepted).sum::<u64>()),
+        began.elapsed().as_secs_f64() / 60.0
+    );
+    Ok(CrashPointReport { report: run.report, held, table: table(&rows) })
 }
 
-/// Runs the rounds one after the other, and ends after a round with a violation: later rounds would
-/// only repeat it.
-async fn run_rounds(
-    context: &CrashPointContext<'_>,
-    rounds: &mut Vec<CrashPointRound>,
-) -> Result<()> {
-    print_step(2, "The loops of every service are killed under load");
-    if !add_round(rounds, rounds::loops(context).await?) {
+/// Runs the rounds one after the other, and ends after a round that broke a promise to a client:
+/// later rounds would only repeat it.
+async fn run_rounds(crashing: &mut CrashPointRun<'_>, loops_only: bool) -> Result<()> {
+    crashing.run.step("The loops of every service are killed under load");
+    crashing.kill_loops().await?;
+    if loops_only {
         return Ok(());
     }
-    print_step(3, "Services are killed while they store and settle dead letters");
-    let (created, settled) = dead_letters::create_and_settle(context).await?;
-    let held = [add_round(rounds, created), add_round(rounds, settled)];
-    if held.contains(&false) {
-        return Ok(());
+    if crashing.clients_were_served() {
+        crashing.run.step("Services are killed while they store and settle dead letters");
+        crashing.kill_at_dead_letters().await?;
     }
-    print_step(4, "The deadline's sweep is killed");
-    add_round(rounds, rounds::deadline(context).await?);
-    print_step(5, "Services are killed while they stop");
-    if !add_round(rounds, rounds::stops(context).await?) {
-        return Ok(());
+    if crashing.clients_were_served() {
+        crashing.run.step("The deadline's sweep is killed");
+        crashing.kill_deadline().await?;
+        crashing.run.step("Services are killed while they stop");
+        crashing.kill_stops().await?;
     }
-    print_step(6, "Services are killed while partitions move");
-    add_round(rounds, rounds::revocations(context).await?);
+    if crashing.clients_were_served() {
+        crashing.run.step("Services are killed while partitions move");
+        crashing.kill_revocations().await?;
+    }
     Ok(())
-}
-
-/// Returns whether every promise to the clients of the round was kept.
-fn add_round(rounds: &mut Vec<CrashPointRound>, round: CrashPointRound) -> bool {
-    round.summary.iter().flat_map(|summary| summary.lines()).for_each(|line| print_line(&line));
-    let holds = round.summary.as_ref().is_none_or(|summary| summary.holds());
-    rounds.push(round);
-    holds
 }
 
 /// Starts every component with no point armed.
 async fn restore(stack: &Stack) -> Result<()> {
     for service in ARMED_SERVICES {
         stack.set_environment(service, list::POINTS_VARIABLE, None)?;
-        stack.set_environment(service, order_faults::DEADLINE_VARIABLE, None)?;
+        stack.set_environment(service, DEADLINE_VARIABLE, None)?;
         stack.stop(service).await?;
     }
     stack.set_instances(1).await?;
     stack.up().await
 }
 
-/// The failures other than findings of the checker.
-async fn find_failures(stack: &Stack, rounds: &[CrashPointRound]) -> Result<Vec<String>> {
-    let mut failures = Vec::new();
-    for CrashPointRound { rows, summary, failures: own, .. } in rounds {
-        failures.extend(own.iter().cloned());
-        for PointResult { round, service, point, missing, .. } in rows {
-            for hit in missing {
-                failures.push(format!(
-                    "{point} of {service} ({round}) was not hit for the {hit}. time"
-                ));
-            }
-        }
-        if summary.as_ref().is_some_and(|summary| !summary.holds()) {
-            failures.push("a promise to a client was broken (see the summary above)".to_string());
+/// The outcomes that too few orders had, over all rounds.
+fn missing_outcomes(summaries: &[LoadSummary]) -> Vec<String> {
+    let mut ended = BTreeMap::<&str, u64>::new();
+    for summary in summaries {
+        *ended.entry("confirmed").or_default() += summary.confirmed;
+        for (reason, count) in &summary.cancelled {
+            let is_rejected = ["payment_declined", "stock_rejected"].contains(&&**reason);
+            *ended.entry(if is_rejected { "rejected" } else { "cancelled" }).or_default() += count;
         }
     }
-    let spans = rounds.iter().filter_map(|round| Some(round.summary.as_ref()?.duration));
-    let minutes = spans.sum::<Duration>().as_secs_f64() / 60.0;
-    let ended = rounds::count_outcomes(rounds);
-    for (how, a_minute) in OUTCOMES_PER_MINUTE_MIN {
+    let minutes =
+        summaries.iter().map(|summary| summary.duration.as_secs_f64()).sum::<f64>() / 60.0;
+    let few = OUTCOMES_PER_MINUTE_MIN.into_iter().filter_map(|(how, a_minute)| {
         let (count, least) = (ended.get(how).copied().unwrap_or(0), a_minute * minutes);
-        if (count as f64) < least {
-            failures.push(format!(
-                "inconclusive: only {count} orders were {how}, of {least:.0} at least"
-            ));
-        }
-    }
-    // The exit of `migrate` is observed by its caller; no supervisor records it.
-    let served = rounds.iter().flat_map(|round| &round.rows);
-    let served = served.filter(|row| row.round != rounds::MIGRATIONS_ROUND);
-    let pids = served.flat_map(|row| &row.kills).map(|kill| kill.pid);
-    failures.extend(unexpected_exits(pids, &stack.exits().await?));
-    Ok(failures)
+        let sentence = || format!("only {count} orders were {how}, of {least:.0} at least");
+        ((count as f64) < least).then(sentence)
+    });
+    few.collect()
 }
 
 /// Each kill at a crash point, by its pid, is the exit of one process, and no other process died.
@@ -226,6 +204,22 @@ fn unexpected_exits(killed: impl Iterator<Item = u32>, exits: &[Exit]) -> Vec<St
     let survivors = kills.iter().filter(|(_, left)| **left > 0);
     failures.extend(survivors.map(|(pid, _)| format!("process {pid} survived a crash point")));
     failures
+}
+
+/// Every point with the hits that killed each service.
+fn table(all: &[PointResult]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let firsts = all.iter().filter(|row| seen.insert((row.round, row.point)));
+    let rows = firsts.map(|PointResult { round, point, .. }| {
+        let [first, second, third] = ARMED_SERVICES.map(|service| {
+            let is =
+                |row: &&PointResult| (row.round, row.point, row.service) == (round, point, service);
+            all.iter().find(is).map_or("-".to_string(), PointResult::cell)
+        });
+        [round.to_string(), point.to_string(), first, second, third]
+    });
+    let [first, second, third] = ARMED_SERVICES;
+    format_table(["ROUND", "POINT", first, second, third], &[], rows)
 }
 
 #[cfg(test)]

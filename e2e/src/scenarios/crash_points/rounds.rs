@@ -1,6 +1,6 @@
 //! The rounds of a run: the points that are armed together, and the load that hits them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -8,7 +8,7 @@ use chassis::commands::COMMAND_BATCH_MAX;
 use checker::record::RecordPosition;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use launcher::{Stack, eventually};
+use launcher::eventually;
 use tokio::time::{Instant, sleep};
 
 use super::armed_service::{self, ArmedService, PointResult};
@@ -17,7 +17,8 @@ use super::list::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, STOP, SWEEP};
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
 use crate::console::print_line;
-use crate::scenarios::order_faults;
+use crate::scenarios::order_faults::DEADLINE_VARIABLE;
+use crate::scenarios::runner::Run;
 use crate::workload::load;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::options::Load;
@@ -28,7 +29,7 @@ pub const ARMED_SERVICES: [&str; 3] = ["order", "payment", "stock"];
 
 /// Orders a second: in the round of the loops, and in the other rounds.
 const RATE: u32 = 30;
-const BACKGROUND_RATE: u32 = 10;
+pub const BACKGROUND_RATE: u32 = 10;
 
 /// How long orders may take to end, or a step to complete, while every component runs.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(120);
@@ -42,39 +43,27 @@ pub const MIGRATIONS_ROUND: &str = "migrations";
 /// Concurrent orders.
 const CONCURRENCY: usize = 100;
 
-/// What every round needs.
-pub struct CrashPointContext<'a> {
-    pub stack: &'a Stack,
-    pub client: Client,
+/// What every round needs, and the results of all rounds.
+pub struct CrashPointRun<'a> {
+    pub run: Run<'a>,
     /// The hits that kill, of points that can be hit repeatedly.
     pub hits: &'a [u32],
-    pub seed: u64,
+    seed: u64,
     /// How long a round may wait for its points.
     pub timeout: Duration,
-}
-
-/// The result of a round.
-pub struct CrashPointRound {
     pub rows: Vec<PointResult>,
-    /// The summary of its load, if it had one.
-    pub summary: Option<LoadSummary>,
+    /// The summaries of the loads.
+    pub summaries: Vec<LoadSummary>,
     /// Records that were produced to become dead letters.
     pub expected_dead_letters: HashSet<RecordPosition>,
-    pub failures: Vec<String>,
 }
 
-impl CrashPointRound {
-    pub fn new(
-        armed: &[ArmedService<'_>],
-        summary: Option<LoadSummary>,
-    ) -> Result<CrashPointRound> {
-        let rows: Result<Vec<Vec<PointResult>>> = armed.iter().map(ArmedService::rows).collect();
-        let (expected_dead_letters, failures) = (HashSet::new(), Vec::new());
-        Ok(CrashPointRound { rows: rows?.concat(), summary, expected_dead_letters, failures })
+impl<'a> CrashPointRun<'a> {
+    pub fn new(run: Run<'a>, hits: &'a [u32], seed: u64, timeout: Duration) -> CrashPointRun<'a> {
+        let (rows, summaries, expected_dead_letters) = Default::default();
+        CrashPointRun { run, hits, seed, timeout, rows, summaries, expected_dead_letters }
     }
-}
 
-impl CrashPointContext<'_> {
     /// Arms the same points in several services.
     pub fn arm(
         &self,
@@ -82,16 +71,20 @@ impl CrashPointContext<'_> {
         services: &[&'static str],
         points: &[&'static str],
         hits: &[u32],
-    ) -> Result<Vec<ArmedService<'_>>> {
-        let arm =
-            |service: &&'static str| ArmedService::new(self.stack, round, service, points, hits);
+    ) -> Result<Vec<ArmedService<'a>>> {
+        let stack = self.run.stack;
+        let arm = |service: &&'static str| ArmedService::new(stack, round, service, points, hits);
         services.iter().map(arm).collect()
     }
 
-    /// Orders for the duration of a round: duplicated, disconnected, cancelled, declined and
-    /// rejected.
-    pub fn load(&self, rate: u32) -> Load {
-        Load {
+    /// Places orders until a future ends: duplicated, disconnected, cancelled, declined and
+    /// rejected ones.
+    pub async fn load_while<T>(
+        &mut self,
+        rate: u32,
+        meanwhile: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let load = Load {
             rate,
             duration: self.timeout * 2,
             cancelled_percent: 10,
@@ -101,124 +94,142 @@ impl CrashPointContext<'_> {
             seed: Some(self.seed),
             drain_timeout: STEP_TIMEOUT,
             ..Load::default()
-        }
+        };
+        let (summary, done) = load::run_while(&self.run.client, &load, meanwhile).await?;
+        self.run.add_summary(&summary);
+        self.summaries.push(summary);
+        Ok(done)
     }
 
-    pub fn background_load(&self) -> Load {
-        self.load(BACKGROUND_RATE)
+    /// Whether every promise to a client was kept so far.
+    pub fn clients_were_served(&self) -> bool {
+        self.summaries.iter().all(LoadSummary::holds)
     }
-}
 
-/// The three loops of each service, concurrently, under load.
-pub async fn loops(context: &CrashPointContext<'_>) -> Result<CrashPointRound> {
-    let points = [&COMMANDS[..], &RELAY, &CONSUMER].concat();
-    let armed = context.arm("loops", &ARMED_SERVICES, &points, context.hits)?;
-    let commands = BackgroundCommands::default();
-    let (summary, ()) = load::run_while(&context.client, &context.load(RATE), async {
-        let killed =
-            try_join_all(armed.iter().map(|armed| armed.run_until_killed(context.timeout)));
-        tokio::select! {
-            killed = killed => killed.map(drop),
-            refused = commands.run(&context.client) => refused,
+    /// Adds the results of a round. Each point must have killed at each of its hits.
+    pub fn add_kills(&mut self, armed: &[ArmedService<'_>]) -> Result<()> {
+        for row in armed.iter().map(ArmedService::rows).collect::<Result<Vec<_>>>()?.concat() {
+            let PointResult { round, service, point, .. } = row;
+            let sentence =
+                |hit| format!("{point} of {service} ({round}) was not hit for the {hit}. time");
+            self.run.report.violations.extend(row.missing.iter().map(sentence));
+            self.rows.push(row);
         }
-    })
-    .await?;
-    let (count, differ) = commands.repeat_all(&context.client).await?;
-    print_line(&format!(
-        "  {count} deposits and deliveries were repeated, {} responses differ",
-        differ.len()
-    ));
-    Ok(CrashPointRound { failures: differ, ..CrashPointRound::new(&armed, Some(summary))? })
-}
+        Ok(())
+    }
 
-/// `migrate`, on an empty database. It is run again until it completes.
-pub async fn migrations(context: &CrashPointContext<'_>) -> Result<CrashPointRound> {
-    let armed = context.arm(MIGRATIONS_ROUND, &ARMED_SERVICES, &MIGRATE, &[1])?;
-    let programs = armed_service::programs()?;
-    try_join_all(armed.iter().map(async |armed| {
-        let mut tries = 0;
-        while let Err(failed) = context.stack.migrate_with(&programs, armed.service).await {
-            tries += 1;
-            ensure!(armed.kills()?.len() == tries, "no crash point: {failed:#}");
-        }
-        armed.clear_points()
-    }))
-    .await?;
-    CrashPointRound::new(&armed, None)
-}
+    /// The three loops of each service, concurrently, under load.
+    pub async fn kill_loops(&mut self) -> Result<()> {
+        let points = [&COMMANDS[..], &RELAY, &CONSUMER].concat();
+        let armed = self.arm("loops", &ARMED_SERVICES, &points, self.hits)?;
+        let (commands, client) = (BackgroundCommands::default(), self.run.client.clone());
+        let killed = kill_all(&armed, self.timeout);
+        self.load_while(RATE, async {
+            tokio::select! {
+                killed = killed => killed,
+                refused = commands.run(&client) => refused,
+            }
+        })
+        .await?;
+        let (count, differ) = commands.repeat_all(&client).await?;
+        print_line(&format!(
+            "  {count} deposits and deliveries were repeated, {} responses differ",
+            differ.len()
+        ));
+        self.run.report.violations.extend(differ);
+        self.add_kills(&armed)
+    }
 
-/// Services that are killed during a graceful stop.
-pub async fn stops(context: &CrashPointContext<'_>) -> Result<CrashPointRound> {
-    let armed = context.arm("stops", &ARMED_SERVICES, &STOP, &[1])?;
-    let (summary, _) = load::run_while(&context.client, &context.background_load(), async {
+    /// `migrate`, on an empty database. It is run again until it completes.
+    pub async fn kill_migrations(&mut self) -> Result<()> {
+        let armed = self.arm(MIGRATIONS_ROUND, &ARMED_SERVICES, &MIGRATE, &[1])?;
+        let (stack, programs) = (self.run.stack, armed_service::programs()?);
         try_join_all(armed.iter().map(async |armed| {
+            let mut tries = 0;
+            while let Err(failed) = stack.migrate_with(&programs, armed.service).await {
+                tries += 1;
+                ensure!(armed.kills()?.len() == tries, "no crash point: {failed:#}");
+            }
+            armed.clear_points()
+        }))
+        .await?;
+        self.add_kills(&armed)
+    }
+
+    /// Services that are killed during a graceful stop.
+    pub async fn kill_stops(&mut self) -> Result<()> {
+        let armed = self.arm("stops", &ARMED_SERVICES, &STOP, &[1])?;
+        let stack = self.run.stack;
+        let stopping = try_join_all(armed.iter().map(async |armed| {
             // The armed processes are the next ones.
             for _ in 0..=STOP.len() {
                 armed.stop().await?;
-                context.stack.start(armed.service).await?;
+                stack.start(armed.service).await?;
             }
             armed.disarm().await
-        }))
-        .await
-    })
-    .await?;
-    CrashPointRound::new(&armed, Some(summary))
-}
-
-/// Partitions that move between two instances of each service: one instance leaves again and again,
-/// and a killed one comes back.
-pub async fn revocations(context: &CrashPointContext<'_>) -> Result<CrashPointRound> {
-    context.stack.set_instances(2).await?;
-    for name in ARMED_SERVICES.map(|service| format!("{service}-2")) {
-        context.stack.set_programs(&name, &armed_service::programs()?)?;
+        }));
+        self.load_while(BACKGROUND_RATE, stopping).await?;
+        self.add_kills(&armed)
     }
-    let armed = context.arm("revocations", &ARMED_SERVICES, &REVOKE, context.hits)?;
-    let (summary, ()) = load::run_while(&context.client, &context.background_load(), async {
+
+    /// Partitions that move between two instances of each service: one instance leaves again and
+    /// again, and a killed one comes back.
+    pub async fn kill_revocations(&mut self) -> Result<()> {
+        let stack = self.run.stack;
+        stack.set_instances(2).await?;
+        for name in ARMED_SERVICES.map(|service| format!("{service}-2")) {
+            stack.set_programs(&name, &armed_service::programs()?)?;
+        }
+        let armed = self.arm("revocations", &ARMED_SERVICES, &REVOKE, self.hits)?;
+        let killed = kill_all(&armed, self.timeout);
         let moving = async {
             loop {
                 sleep(REBALANCE_INTERVAL).await;
                 for armed in &armed {
                     if !armed.all_fired()? {
-                        context.stack.stop(&format!("{}-2", armed.service)).await?;
+                        stack.stop(&format!("{}-2", armed.service)).await?;
                     }
                 }
             }
         };
-        tokio::select! {
-            killed = try_join_all(armed.iter().map(|armed| armed.run_until_killed(context.timeout))) => {
-                killed.map(drop)
+        self.load_while(BACKGROUND_RATE, async {
+            tokio::select! {
+                killed = killed => killed,
+                failed = moving => failed,
             }
-            failed = moving => failed,
-        }
-    })
-    .await?;
-    context.stack.set_instances(1).await?;
-    CrashPointRound::new(&armed, Some(summary))
+        })
+        .await?;
+        stack.set_instances(1).await?;
+        self.add_kills(&armed)
+    }
+
+    /// The deadline's sweep, with stock stopped and no client: every commit of the order service is
+    /// the sweep's.
+    pub async fn kill_deadline(&mut self) -> Result<()> {
+        let (stack, client) = (self.run.stack, self.run.client.clone());
+        stack.stop("stock").await?;
+        let last = self.hits.iter().max().copied().unwrap_or(1);
+        // Overdue orders are cancelled in the largest batches, and each batch is one hit.
+        let count = (last as usize - 1) * COMMAND_BATCH_MAX + 1;
+        let orders = place_orders(&client, seed::CUSTOMERS[0].customer_id, count).await?;
+        let is_verified = |order: &Order| order.payment == "verified";
+        wait_for_all(&client, &orders, "payment to be verified", is_verified).await?;
+        stack.set_environment("order", DEADLINE_VARIABLE, Some("1"))?;
+        let armed = self.arm("deadline", &["order"], &SWEEP, self.hits)?;
+        armed[0].run_until_killed(self.timeout).await?;
+        let is_over = |order: &Order| order.reason.as_deref() == Some("deadline");
+        wait_for_all(&client, &orders, "the deadline to end the order", is_over).await?;
+        stack.set_environment("order", DEADLINE_VARIABLE, None)?;
+        stack.stop("order").await?;
+        tokio::try_join!(stack.start("order"), stack.start("stock"))?;
+        wait_for_all(&client, &orders, "both legs to end", Order::has_ended).await?;
+        self.add_kills(&armed)
+    }
 }
 
-/// The deadline's sweep, with stock stopped and no client: every commit of the order service is the
-/// sweep's.
-pub async fn deadline(context: &CrashPointContext<'_>) -> Result<CrashPointRound> {
-    let CrashPointContext { stack, client, .. } = context;
-    stack.stop("stock").await?;
-    let last = context.hits.iter().max().copied().unwrap_or(1);
-    // Overdue orders are cancelled in the largest batches, and each batch is one hit.
-    let count = (last as usize - 1) * COMMAND_BATCH_MAX + 1;
-    let orders = place_orders(client, seed::CUSTOMERS[0].customer_id, count).await?;
-    wait_for_all(client, &orders, "payment to be verified", |order| order.payment == "verified")
-        .await?;
-    stack.set_environment("order", order_faults::DEADLINE_VARIABLE, Some("1"))?;
-    let armed = context.arm("deadline", &["order"], &SWEEP, context.hits)?;
-    armed[0].run_until_killed(context.timeout).await?;
-    wait_for_all(client, &orders, "the deadline to end the order", |order| {
-        order.reason.as_deref() == Some("deadline")
-    })
-    .await?;
-    stack.set_environment("order", order_faults::DEADLINE_VARIABLE, None)?;
-    stack.stop("order").await?;
-    tokio::try_join!(stack.start("order"), stack.start("stock"))?;
-    wait_for_all(client, &orders, "both legs to end", Order::has_ended).await?;
-    CrashPointRound::new(&armed, None)
+/// Runs services until all of their points have killed, or the time is up.
+pub async fn kill_all(armed: &[ArmedService<'_>], within: Duration) -> Result<()> {
+    try_join_all(armed.iter().map(|armed| armed.run_until_killed(within))).await.map(drop)
 }
 
 /// Orders of the seeded items. Each must be accepted.
@@ -249,25 +260,4 @@ pub async fn wait_for_all(
         .await?;
     }
     Ok(())
-}
-
-/// The expected dead letters of all rounds.
-pub fn expected_dead_letters(rounds: &[CrashPointRound]) -> HashSet<RecordPosition> {
-    rounds.iter().flat_map(|round| &round.expected_dead_letters).copied().collect()
-}
-
-/// Orders by their outcome, over all rounds.
-pub fn count_outcomes(rounds: &[CrashPointRound]) -> BTreeMap<&'static str, u64> {
-    let mut ended = BTreeMap::new();
-    for summary in rounds.iter().filter_map(|round| round.summary.as_ref()) {
-        *ended.entry("confirmed").or_default() += summary.confirmed;
-        for (reason, count) in &summary.cancelled {
-            let how = match reason.as_str() {
-                "payment_declined" | "stock_rejected" => "rejected",
-                _ => "cancelled",
-            };
-            *ended.entry(how).or_default() += count;
-        }
-    }
-    ended
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::time::{Instant, sleep};
 
+use self::AttackKind::*;
 use crate::scenarios::hostile::target::{Connection, Target};
 
 /// A declared body size far above the limit.
@@ -44,15 +45,23 @@ pub struct AttackReport {
 }
 
 impl AttackKind {
+    pub const ALL: [AttackKind; 7] =
+        [SlowHeader, SlowBody, TinyChunks, HugeBody, NeverReads, Silent, HalfOpen];
+
+    /// Whether such clients occupy connections and make no complete request.
+    pub fn is_silent(self) -> bool {
+        matches!(self, Silent | HalfOpen)
+    }
+
     pub fn description(self) -> &'static str {
         match self {
-            AttackKind::SlowHeader => "headers that never end",
-            AttackKind::SlowBody => "bodies that never end",
-            AttackKind::TinyChunks => "bodies in chunks of one byte",
-            AttackKind::HugeBody => "bodies far too large",
-            AttackKind::NeverReads => "clients that never read the response",
-            AttackKind::Silent => "connections without a request",
-            AttackKind::HalfOpen => "half-open connections, renewed",
+            SlowHeader => "headers that never end",
+            SlowBody => "bodies that never end",
+            TinyChunks => "bodies in chunks of one byte",
+            HugeBody => "bodies far too large",
+            NeverReads => "clients that never read the response",
+            Silent => "connections without a request",
+            HalfOpen => "half-open connections, renewed",
         }
     }
 
@@ -68,7 +77,7 @@ impl AttackKind {
                 let _ = self.try_run(connection, &target.authorization).await;
             }
             slowest = slowest.max(opened.elapsed());
-            if self != AttackKind::HalfOpen || began.elapsed() > RENEWAL_TIME {
+            if self != HalfOpen || began.elapsed() > RENEWAL_TIME {
                 return AttackReport { connected, duration: slowest };
             }
         }
@@ -77,7 +86,7 @@ impl AttackKind {
     async fn connect(self, target: &Target) -> Result<Box<dyn Connection>> {
         match self {
             // Without a byte, so it does not begin to encrypt either.
-            AttackKind::Silent => Ok(Box::new(target.connect().await?)),
+            Silent => Ok(Box::new(target.connect().await?)),
             _ => target.open().await,
         }
     }
@@ -87,16 +96,16 @@ impl AttackKind {
             "POST /orders HTTP/1.1\r\nHost: hostile\r\n{authorization}Content-Type: application/json\r\n"
         );
         match self {
-            AttackKind::SlowHeader => {
+            SlowHeader => {
                 stream.write_all(b"GET /items HTTP/1.1\r\nX-Long: ").await?;
                 send_slowly(&mut *stream).await
             }
-            AttackKind::SlowBody => {
+            SlowBody => {
                 let head = format!("{post}Content-Length: 32000\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
                 send_slowly(&mut *stream).await
             }
-            AttackKind::TinyChunks => {
+            TinyChunks => {
                 let head = format!("{post}Transfer-Encoding: chunked\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
                 for _ in 0..32 {
@@ -104,7 +113,7 @@ impl AttackKind {
                 }
                 send_slowly(&mut *stream).await
             }
-            AttackKind::HugeBody => {
+            HugeBody => {
                 let head = format!("{post}Content-Length: {HUGE_BODY_BYTES}\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
                 let piece = [b' '; 64 * 1024];
@@ -113,15 +122,15 @@ impl AttackKind {
                 }
                 send_slowly(&mut *stream).await
             }
-            AttackKind::NeverReads => loop {
+            NeverReads => loop {
                 stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: hostile\r\n\r\n").await?;
                 sleep(Duration::from_millis(20)).await;
             },
-            AttackKind::HalfOpen => {
+            HalfOpen => {
                 stream.write_all(b"GET /items HTTP/1.1\r\nHost: hostile\r\n").await?;
                 stream.read_to_end(&mut Vec::new()).await.map(drop)
             }
-            AttackKind::Silent => stream.read_to_end(&mut Vec::new()).await.map(drop),
+            Silent => stream.read_to_end(&mut Vec::new()).await.map(drop),
         }
     }
 }

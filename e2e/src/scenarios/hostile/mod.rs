@@ -17,14 +17,13 @@ use launcher::{Stack, eventually};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::checker::run;
+use crate::checker::run::CheckOptions;
 use crate::client::http_client::Client;
 use crate::client::outcome::Outcome;
 use crate::console::print_line;
-use crate::console::print_step;
 use crate::scenarios::hostile::attacks::{AttackKind, AttackReport};
 use crate::scenarios::hostile::target::Target;
-use crate::scenarios::proof::run_proof;
+use crate::scenarios::runner::{Report, Run, prove};
 use crate::stack_description::SERVICES;
 use crate::workload::seed;
 
@@ -69,60 +68,40 @@ pub struct HostileOptions {
 /// Runs all attacks, and returns whether all of it held. The stack is stopped again if it was not
 /// up before.
 pub async fn run(stack: &Stack, options: &HostileOptions) -> Result<bool> {
-    run_proof(stack, "hostile clients", async |client| attack_all(stack, client, options).await)
-        .await
+    prove(stack, "hostile clients", async |run| attack_all(run, options).await).await
 }
 
-/// Runs every attack against every service that takes commands, one after the other. Returns
-/// everything that was not as promised.
-async fn attack_all(
-    stack: &Stack,
-    client: &Client,
-    options: &HostileOptions,
-) -> Result<Vec<String>> {
+/// Runs every attack against every service that takes commands, one after the other.
+async fn attack_all(run: &mut Run<'_>, options: &HostileOptions) -> Result<()> {
     ensure!(
         options.clients < SERVER_CONNECTIONS_MAX,
         "{SERVER_CONNECTIONS_MAX} connections are served at a time"
     );
-    let pids = pids(stack).await?;
-    let mut failures = Vec::new();
-    for (nth, service) in (1..).zip(SERVICES) {
-        print_step(nth, &format!("Against {service}"));
-        if send_command(client, service).await?.is_none() {
-            let api: Value =
-                client.get_url(&format!("{}/openapi.json", client.addresses.apis[service])).await?;
-            let paths = api["paths"].as_object().context("an API has paths")?;
-            let commands =
-                paths.values().any(|path| ["post", "put"].iter().any(|it| !path[it].is_null()));
-            ensure!(!commands, "seed::anything knows no command of {service}");
+    let before = pids(run.stack).await?;
+    for service in SERVICES {
+        run.step(&format!("Against {service}"));
+        if send_command(&run.client, service).await?.is_none() {
+            ensure_takes_no_command(&run.client, service).await?;
             print_line("  it takes no commands, so no client waits for it");
             continue;
         }
-        let bounded = [
-            AttackKind::SlowHeader,
-            AttackKind::SlowBody,
-            AttackKind::TinyChunks,
-            AttackKind::HugeBody,
-            AttackKind::NeverReads,
-        ];
-        for kind in bounded {
-            failures.extend(attack(stack, client, service, kind, options.clients).await?);
-        }
-        for kind in [AttackKind::Silent, AttackKind::HalfOpen] {
-            failures.extend(attack(stack, client, service, kind, options.silent_clients).await?);
+        for kind in AttackKind::ALL {
+            let count = if kind.is_silent() { options.silent_clients } else { options.clients };
+            attack(run.stack, &run.client, service, kind, count, &mut run.report).await?;
         }
     }
-    print_step(
-        SERVICES.len() as u32 + 1,
-        "No event may be lost, no effect may happen twice (make verify)",
-    );
-    let verdict = run::run(client, &run::CheckOptions::default()).await?;
-    verdict.lines().iter().for_each(|line| print_line(line));
-    if !verdict.holds() {
-        failures.push("the checker found violations".to_string());
-    }
-    ensure!(self::pids(stack).await? == pids, "a service exited under attack");
-    Ok(failures)
+    run.check(&CheckOptions::default(), None).await?;
+    ensure!(pids(run.stack).await? == before, "a service exited under attack");
+    Ok(())
+}
+
+async fn ensure_takes_no_command(client: &Client, service: &str) -> Result<()> {
+    let url = format!("{}/openapi.json", client.addresses.apis[service]);
+    let api: Value = client.get_url(&url).await?;
+    let paths = api["paths"].as_object().context("an API has paths")?;
+    let commands = paths.values().any(|path| ["post", "put"].iter().any(|it| !path[it].is_null()));
+    ensure!(!commands, "seed::any_command knows no command of {service}");
+    Ok(())
 }
 
 /// Runs one attack by this number of clients, beside regular requests of the same service.
@@ -132,7 +111,8 @@ async fn attack(
     service: &str,
     kind: AttackKind,
     count: usize,
-) -> Result<Vec<String>> {
+    report: &mut Report,
+) -> Result<()> {
     let target = Target::new(stack, client, service)?;
     // Clients above the limit are served after the first ones are closed.
     let rounds = u32::try_from(count.div_ceil(SERVER_CONNECTIONS_MAX))?;
@@ -177,25 +157,20 @@ async fn attack(
         probes.slowest.as_secs_f64(),
         growth as f64 / 1e6
     ));
-    let mut failures = Vec::new();
     let what = format!("{service}, {count} {}", kind.description());
-    if still_open > 0 {
-        failures.push(format!("{what}: {still_open} connections stayed open"));
-    }
+    report.require(still_open == 0, || format!("{what}: {still_open} connections stayed open"));
     if connected * 100 < count * CONNECTED_PERCENT_MIN {
-        failures.push(format!("{what}: inconclusive: only {connected} were connected"));
+        report.inconclusive.push(format!("{what}: only {connected} were connected"));
     }
-    if probes.failed > 0 || probes.sent == 0 {
-        let ProbeStatistics { sent, failed, slowest, .. } = probes;
+    let ProbeStatistics { sent, failed, slowest, .. } = probes;
+    report.require(failed == 0 && sent > 0, || {
         let slowest = slowest.as_secs_f64();
-        failures.push(format!(
-            "{what}: {failed} of {sent} regular requests failed, {slowest:.1} s at most"
-        ));
-    }
-    if growth > MEMORY_GROWTH_BYTES_MAX {
-        failures.push(format!("{what}: memory grew by {} MB", growth / 1_000_000));
-    }
-    Ok(failures)
+        format!("{what}: {failed} of {sent} regular requests failed, {slowest:.1} s at most")
+    });
+    report.require(growth <= MEMORY_GROWTH_BYTES_MAX, || {
+        format!("{what}: memory grew by {} MB", growth / 1_000_000)
+    });
+    Ok(())
 }
 
 /// The regular requests during an attack.

@@ -42,7 +42,7 @@ async fn catch_up(stack: &Stack) -> Result<()> {
     redelivery::reset_offsets(&client, SERVICE, i64::MAX).await?;
     let mut backlog = redelivery::consumer_lag(&client, SERVICE).await?;
     while backlog < BACKLOG_RECORDS_MIN {
-        redelivery::produce_again(&client, i64::MAX).await?;
+        redelivery::produce_again(&client, i64::MAX, &mut rand::rng()).await?;
         backlog = redelivery::consumer_lag(&client, SERVICE).await?;
     }
     // The other subscribers have already read it, so only the measured service works.

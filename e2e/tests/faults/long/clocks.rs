@@ -30,14 +30,13 @@ async fn wrong_clocks(stack: &Stack) -> Result<()> {
         let clock = SkewedClock::new(stack, service)?;
         clock.set_offset(off)?;
         clock.apply_to(stack, service)?;
-        stack.stop(service).await?;
-        stack.start(service).await?;
+        restart(stack, service).await?;
         let is_off = (service_time(stack, service).await? - Utc::now()).num_seconds();
         ensure!(
             is_off.abs_diff(off) < TIMEOUT.as_secs(),
             "the clock of {service} is off by {is_off} s"
         );
-        wait_until_confirmed(&client, &place_orders(&client, 20).await?).await?;
+        confirm_orders(&client, 20).await?;
     }
     assert_verified(&client).await
 }
@@ -82,7 +81,7 @@ async fn keys_outlive_a_jump(stack: &Stack) -> Result<()> {
         if nth > 0 {
             sleep(PRUNE_WAIT).await;
         }
-        wait_until_confirmed(&client, &place_orders(&client, 5).await?).await?;
+        confirm_orders(&client, 5).await?;
     }
     let account = format!("/accounts/{customer}");
     let before: serde_json::Value = client.get("payment", &account).await?;
@@ -124,8 +123,7 @@ async fn deadline_outlives_a_jump(stack: &Stack) -> Result<()> {
     for off in [0, 2 * HOUR, -2 * HOUR, 0, 2 * HOUR] {
         jump_clock(stack, "order", &clock, off).await?;
         orders.extend(place_orders(&client, 2).await?);
-        stack.stop("order").await?;
-        stack.start("order").await?;
+        restart(stack, "order").await?;
         sleep(SWEEP_WAIT).await;
     }
     jump_clock(stack, "order", &clock, 0).await?;

@@ -3,16 +3,14 @@
 use chassis::kafka::RECORD_BYTES_MAX;
 use e2e::client::sample_events::POISON_KEY;
 use events::stock::RESERVED;
+use parking_lot::Mutex;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Message as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::*;
-use crate::fixture::waiting_dead_letters;
-
-/// The limit of docker compose.
-const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 const MIB: usize = 1024 * 1024;
 
@@ -46,14 +44,14 @@ impl ProducerContext for Accepted {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Ok(record) = result {
             let position = (record.topic().to_string(), record.partition(), record.offset());
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+            self.0.lock().push(position);
         }
     }
 }
 
 impl Accepted {
     fn positions(&self) -> Vec<(String, i32, i64)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
@@ -101,7 +99,7 @@ async fn a_record_that_compression_makes_small_is_refused_by_kafka_or_fits_into_
         }
         accepted.extend(send_headers(client)?);
         stack.start("order").await?;
-        wait_until_confirmed(client, &place_orders(client, 3).await?).await?;
+        confirm_orders(client, 3).await?;
         let peak = wait_for_dead_letters(stack, client, &accepted).await?;
         ensure!(peak <= MEMORY_BYTES_MAX, "order grew to {peak} bytes");
         Ok(())
@@ -143,12 +141,9 @@ async fn wait_for_dead_letters(
 ) -> Result<u64> {
     eventually("a dead letter for each", DRAIN_TIMEOUT, async || {
         let letters = waiting_dead_letters(client, "order").await?;
-        let found = |record: &&(String, i32, i64)| {
-            letters
-                .iter()
-                .any(|letter| (&letter.0, letter.1, letter.2) == (&record.0, record.1, record.2))
-        };
-        let missing = records.iter().find(|record| !found(record));
+        let found: HashSet<(&str, i32, i64)> = letters.iter().map(|l| (&*l.0, l.1, l.2)).collect();
+        let missing =
+            records.iter().find(|record| !found.contains(&(&*record.0, record.1, record.2)));
         ensure!(missing.is_none(), "none for {missing:?}");
         Ok(())
     })

@@ -4,7 +4,8 @@ use super::*;
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::hanging_transactions;
 use e2e::scenarios::outage;
-use e2e::scenarios::outage::plan::Outage;
+use e2e::scenarios::outage::options::Outage;
+use e2e::workload::options::Load;
 
 /// How long a switch may take under load: instances start again, and the one carrier ends before the other begins.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,8 +24,6 @@ async fn start_with_connector(stack: &Stack) -> Result<Client> {
 async fn from_the_relay_to_the_connector_and_back_under_load_nothing_is_lost() -> Result<()> {
     on_ephemeral_stack(async |stack| {
         let client = start_and_seed(stack).await?;
-        let duration = Duration::from_secs(100);
-        let load = Load { rate: 50, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
         let switching = async {
             for carrier in [Carrier::Cdc, Carrier::Service, Carrier::Cdc, Carrier::Service] {
                 sleep(Duration::from_secs(3)).await;
@@ -33,8 +32,8 @@ async fn from_the_relay_to_the_connector_and_back_under_load_nothing_is_lost() -
             }
             Ok(())
         };
-        let (summary, ()) = load::run(&client, &load, switching).await?;
-        ensure!(summary.holds() && summary.confirmed > 1_000, "{}", summary.lines().join("\n"));
+        let (summary, ()) = under_load(&client, 50, 100, switching).await?;
+        ensure!(summary.confirmed > 1_000, "{}", summary.lines().join("\n"));
         assert_verified(&client).await
     })
     .await
@@ -47,21 +46,14 @@ async fn whatever_is_killed_while_a_connector_carries_the_events_nothing_is_lost
     on_ephemeral_stack(async |stack| {
         let client = start_with_connector(stack).await?;
         for victim in ["connect", "order", "order-db", "kafka"] {
-            let outage = Outage {
-                victims: vec![victim.to_string()],
-                rate: 100,
-                load_duration: Duration::from_secs(30),
-                kills: 2,
-                downtime: Duration::from_secs(5),
-                // A transaction that hangs is listed a minute later.
-                drain_timeout: 3 * DRAIN_TIMEOUT,
-                is_redundant: false,
-            };
+            // A transaction that hangs is listed a minute later.
+            let load = Load { drain_timeout: 3 * DRAIN_TIMEOUT, ..load_of(100, 30) };
+            let outage = Outage { load, kills: 2, ..Outage::of(victim) };
             let report = tokio::select! {
                 report = outage::run_one(stack, &client, &outage) => report?,
                 ended = end_hanging_transactions(stack), if victim == "kafka" => ended?,
             };
-            ensure!(report.holds(), "{victim}: {}", report.failures.join("\n"));
+            ensure!(report.report.holds(), "{}", report.verdict());
         }
         Ok(())
     })

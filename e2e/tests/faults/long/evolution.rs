@@ -6,22 +6,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use checker::kafka::{create_consumer, watermarks};
-use e2e::checker::run;
+use chassis::event::Topic;
+use checker::read_topic;
 use e2e::client::http_client::Client;
 use e2e::metrics::Metrics;
 use e2e::mutants::worktree::{Worktree, replaced_once};
 use e2e::stack_description::{checkout, stack_description};
-use e2e::workload::seed;
-use futures::future::try_join_all;
 use launcher::{Stack, eventually};
-use rdkafka::ClientConfig;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message};
 use sqlx::{Connection, PgConnection};
 
-use crate::fixture::{basket, rich_customer, without_fixture};
+use crate::fixture::*;
 use crate::upgrade;
 
 /// A long timeout: services restart, and a group that loses a member rebalances after its session
@@ -88,17 +83,12 @@ async fn place_and_cancel(stack: &Stack, stock: &str, clients: &[&Client]) -> Re
     stack.stop(stock).await?;
     let (mut cancelled, mut others) = (Vec::new(), Vec::new());
     for client in clients {
-        let place = || {
-            try_join_all(
-                (0..ORDERS_PER_CLIENT)
-                    .map(async |_| client.place_until_accepted(rich_customer(), &basket()).await),
-            )
-        };
-        for order in place().await? {
+        for order in place_orders(client, ORDERS_PER_CLIENT).await? {
             client.cancel_until_accepted(&order).await?;
             cancelled.push(order.order_id);
         }
-        others.extend(place().await?.into_iter().map(|order| order.order_id));
+        let placed = place_orders(client, ORDERS_PER_CLIENT).await?;
+        others.extend(placed.into_iter().map(|order| order.order_id));
     }
     stack.start(stock).await?;
     for (orders, status) in [(cancelled, "cancelled"), (others, "confirmed")] {
@@ -134,9 +124,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
 
     without_fixture(async || {
         let stack = Stack::ephemeral(&stack_description())?;
-        stack.up().await?;
-        let client = Client::for_stack(&stack)?;
-        seed::run(&client).await?;
+        let client = start_and_seed(&stack).await?;
         stack.apply_contracts(&scratch.programs_directory()).await?;
         upgrade::migrate_all(&stack, &scratch.programs_directory()).await?;
         for name in ["order-2", "payment-2", "stock-2"] {
@@ -178,13 +166,8 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
         for name in ["payment", "stock"] {
             stack.start(name).await?;
         }
-        let verdict =
-            run::run(&client, &run::CheckOptions { timeout: Duration::from_secs(60) }).await?;
-        ensure!(
-            verdict.holds() && verdict.dead_letters_waiting == 0,
-            "{}",
-            verdict.lines().join("\n")
-        );
+        let verdict = verify_within(&client, Duration::from_secs(60)).await?;
+        ensure!(verdict.dead_letters_waiting == 0, "{}", verdict.lines().join("\n"));
         stack.clean().await?;
         upgrade::upgrade_and_roll_back(&scratch.programs_directory()).await
     })
@@ -204,7 +187,8 @@ async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
     let versions = format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
     let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
     ensure!(versions.len() == 2, "the registry has {versions:?}");
-    let (kafka, topic) = (stack.kafka_client()?, events::orders::CANCELLED.name);
+    let kafka = stack.kafka_client()?;
+    let topic = &events::orders::CANCELLED;
     let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
     ensure!(written.len() == 2, "records were written with the schemas {written:?}");
     let mut db = PgConnection::connect(&stack.database_url("stock")?).await?;
@@ -215,25 +199,12 @@ async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
 }
 
 /// The ids of the schemas with which a topic's records were written.
-fn schema_ids(kafka: &ClientConfig, topic: &str) -> Result<BTreeSet<u32>> {
-    let reader = create_consumer(kafka, "evolution")?;
-    let (mut positions, mut left) = (TopicPartitionList::new(), 0);
-    for (partition, (low, high)) in (0..).zip(watermarks(&reader, topic)?) {
-        positions.add_partition_offset(topic, partition, Offset::Offset(low))?;
-        left += high - low;
-    }
-    reader.assign(&positions)?;
+fn schema_ids(kafka: &ClientConfig, topic: &'static Topic) -> Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
-    while left > 0 {
-        match reader.poll(SETTLE_TIMEOUT).context("a record is missing")? {
-            Err(KafkaError::PartitionEOF(_)) => continue,
-            record => {
-                let record = record?;
-                let payload = record.payload().context("a record is empty")?;
-                ids.insert(chassis::event::avro::unframe(payload)?.0);
-                left -= 1;
-            }
-        }
-    }
+    read_topic(kafka, topic, |_, record| {
+        let payload = record.payload().context("a record is empty")?;
+        ids.insert(chassis::event::avro::unframe(payload)?.0);
+        Ok(())
+    })?;
     Ok(ids)
 }

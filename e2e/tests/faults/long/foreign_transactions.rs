@@ -20,21 +20,7 @@ const PAYMENTS: &str = "payments.verified";
 
 async fn set_deadline(stack: &Stack, seconds: u32) -> Result<()> {
     stack.set_environment("order", DEADLINE_VARIABLE, Some(&seconds.to_string()))?;
-    stack.stop("order").await?;
-    stack.start("order").await
-}
-
-async fn wait_until_confirmed_within(
-    client: &Client,
-    orders: &[Order],
-    within: Duration,
-) -> Result<()> {
-    let deadline = Instant::now() + within;
-    for order in orders {
-        let ended = client.wait_until_ended(order.order_id, deadline - Instant::now()).await?;
-        ensure!(ended.status == "confirmed", "{ended:?}");
-    }
-    Ok(())
+    restart(stack, "order").await
 }
 
 async fn order_metric(
@@ -45,6 +31,13 @@ async fn order_metric(
 ) -> Result<Option<f64>> {
     let metrics = Metrics::fetch(stack, client, "order").await?;
     Ok(metrics.sum_with_label(name, &format!("topic=\"{topic}\"")))
+}
+
+/// Waits until order has noticed that so many logs of payments were cut.
+async fn wait_until_noticed(stack: &Stack, client: &Client, cuts: f64) -> Result<()> {
+    let noticed =
+        async || order_metric(stack, client, "consumer_log_truncated_total", PAYMENTS).await;
+    wait_for("it is noticed", TIMEOUT, noticed, |it| *it == Some(cuts)).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,16 +51,12 @@ async fn open_transactions(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
     let mut other_producer = TransactionalProducer::new(&stack.kafka_client()?, POISON_KEY)?;
     other_producer.leave_open("orders.created", 0..1)?;
-    wait_until_confirmed_within(
-        &client,
-        &place_orders(&client, 15).await?,
-        Duration::from_secs(10),
-    )
-    .await?;
+    let orders = place_orders(&client, 15).await?;
+    wait_until_confirmed_within(&client, &orders, Duration::from_secs(10)).await?;
     other_producer.abort()?;
 
     set_deadline(stack, 12).await?;
-    other_producer.leave_open("payments.verified", 0..3)?;
+    other_producer.leave_open(PAYMENTS, 0..3)?;
     let orders = place_orders(&client, 4).await?;
     sleep(Duration::from_secs(25)).await;
     for order in orders {
@@ -94,12 +83,8 @@ async fn transaction_markers(stack: &Stack) -> Result<()> {
     other_producer.abort()?;
     let aborted = Instant::now();
     let order = client.place_until_accepted(rich_customer(), &basket()).await?;
-    let is_cancelled = async || {
-        let Order { status, reason, .. } = client.get_order(order.order_id).await?;
-        ensure!(status == "cancelled" && reason.as_deref() == Some("deadline"), "it is {status}");
-        Ok(())
-    };
-    eventually("it is cancelled", TIMEOUT, is_cancelled).await?;
+    let is_late = |it: &Order| it.status == "cancelled" && it.reason.as_deref() == Some("deadline");
+    wait_until_each(&client, &[order], "it is cancelled", is_late).await?;
     tokio::time::sleep_until(aborted + LAG_TIMEOUT).await;
     let lag = order_metric(stack, &client, "consumer_lag", "stock.rejected").await?;
     ensure!(lag == Some(0.0), "{lag:?}");
@@ -117,7 +102,7 @@ async fn a_truncated_log_is_detected_and_what_is_written_there_again_is_read() -
 async fn truncated_log(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
     for _ in 0..5 {
-        wait_until_confirmed(&client, &place_orders(&client, 12).await?).await?;
+        confirm_orders(&client, 12).await?;
     }
     for (cuts, partition, order_reads) in [(1.0, 0, false), (2.0, 1, true)] {
         // Payment may respond only after the log is truncated.
@@ -128,7 +113,7 @@ async fn truncated_log(stack: &Stack) -> Result<()> {
             stack.stop("order").await?;
         }
         stack.kill("kafka").await?;
-        log_truncation::truncate(stack, "payments.verified", partition, 4)?;
+        log_truncation::truncate(stack, PAYMENTS, partition, 4)?;
         stack.start("kafka").await?;
         stack.start("payment").await?;
         if !order_reads {
@@ -139,13 +124,7 @@ async fn truncated_log(stack: &Stack) -> Result<()> {
         wait_until_confirmed_within(&client, &orders, TIMEOUT).await.with_context(|| {
             format!("partition {partition}, read while it was cut: {order_reads}")
         })?;
-        let noticed = async || {
-            let name = "consumer_log_truncated_total";
-            let noticed = order_metric(stack, &client, name, "payments.verified").await?;
-            ensure!(noticed == Some(cuts), "{noticed:?}");
-            Ok(())
-        };
-        eventually("it is noticed", TIMEOUT, noticed).await?;
+        wait_until_noticed(stack, &client, cuts).await?;
     }
     let log = std::fs::read_to_string(stack.log_file("order")?)?;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("was truncated")).collect();
@@ -165,7 +144,7 @@ async fn what_was_read_and_not_handled_before_its_log_was_truncated_is_read_agai
     on_ephemeral_stack(async |stack| {
         const PARTITION: i32 = 0;
         let client = start_and_seed(stack).await?;
-        wait_until_confirmed(&client, &place_orders(&client, 12).await?).await?;
+        confirm_orders(&client, 12).await?;
         let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
         let mut tx = db.begin().await?;
         sqlx::query("lock table chassis.inbox in access exclusive mode").execute(&mut *tx).await?;
@@ -187,13 +166,7 @@ async fn what_was_read_and_not_handled_before_its_log_was_truncated_is_read_agai
 
         // The first of their answers in that partition lies where the log was cut. Keys spread over three partitions.
         let later = place_orders(&client, 40).await?;
-        eventually("it is noticed", TIMEOUT, async || {
-            let name = "consumer_log_truncated_total";
-            let noticed = order_metric(stack, &client, name, PAYMENTS).await?;
-            ensure!(noticed == Some(1.0), "{noticed:?}");
-            Ok(())
-        })
-        .await?;
+        wait_until_noticed(stack, &client, 1.0).await?;
         tx.rollback().await?;
         wait_until_confirmed(&client, &kept).await.context("below the truncation")?;
         wait_until_confirmed(&client, &later).await.context("after it")?;

@@ -27,44 +27,48 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(20);
 const STEP_DURATION: Duration = Duration::from_secs(3);
 
 /// The load reaches half of its rate, even on a busy machine.
-const REQUESTS_MIN: usize = 300;
+const PURCHASES_MIN: usize = 300;
 
 /// The newer crates, and a newer handler.
 const NEWER_VERSION: &str = "0.2.0";
 
-static CREATED: Topic = Topic::new(
-    "requests.created",
-    "request",
+static CONFIRMED: Topic = Topic::new(
+    "purchases.confirmed",
+    "purchase",
     &[SERVICE],
     3,
     Retention::Days(14),
-    include_str!("../../../repository_template/schemas/requests.created.avsc"),
-);
+    include_str!("../../../repository_template/schemas/purchases.confirmed.avsc"),
+)
+.personal();
 static ACCEPTED: Topic = Topic::new(
     "shop.accepted",
     SERVICE,
     &[],
     3,
     Retention::Days(14),
-    include_str!("../../../repository_template/schemas/accepted.avsc"),
+    include_str!("../../../repository_template/schemas/shop.accepted.avsc"),
 );
-static TOPICS: [&Topic; 2] = [&CREATED, &ACCEPTED];
+static TOPICS: [&Topic; 2] = [&CONFIRMED, &ACCEPTED];
 
 /// What the generated service hears.
 #[derive(Serialize, Deserialize)]
-struct RequestCreated {
-    request_id: Uuid,
-    subject: String,
+struct PurchaseConfirmed {
+    purchase_id: Uuid,
+    customer_id: Uuid,
+    lines: Vec<()>,
+    total_cents: i64,
+    currency: String,
     #[serde(with = "chrono::serde::ts_microseconds")]
     occurred_at: DateTime<Utc>,
 }
 
-impl Event for RequestCreated {
+impl Event for PurchaseConfirmed {
     fn topic() -> &'static Topic {
-        &CREATED
+        &CONFIRMED
     }
     fn key(&self) -> String {
-        self.request_id.to_string()
+        self.purchase_id.to_string()
     }
 }
 
@@ -135,8 +139,8 @@ async fn a_new_repository_passes_its_tests_and_is_upgraded_under_load_and_back()
         )?;
         repository.edit(
             "src/saga.rs",
-            "request.subject.clone()",
-            "request.subject.to_uppercase()",
+            "purchase.currency.clone()",
+            "purchase.currency.to_lowercase()",
         )?;
         let newer = repository.build("newer").await?;
         upgrade_and_roll_back(&repository.root, &older, &newer).await
@@ -191,17 +195,24 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
         }
         anyhow::Ok(())
     };
-    let mut created: Vec<Uuid> = Vec::new();
+    let mut confirmed: Vec<Uuid> = Vec::new();
     let load = async {
         let (mut ticks, client) = (tokio::time::interval(EVENT_INTERVAL), reqwest::Client::new());
         loop {
             ticks.tick().await;
-            let (request_id, subject) = (Uuid::now_v7(), "a desk".to_string());
-            let request = RequestCreated { request_id, subject, occurred_at: Utc::now() };
-            publisher.publish(&request).await?;
-            created.push(request_id);
+            let purchase_id = Uuid::now_v7();
+            let purchase = PurchaseConfirmed {
+                purchase_id,
+                customer_id: Uuid::max(),
+                lines: Vec::new(),
+                total_cents: 0,
+                currency: "EUR".to_string(),
+                occurred_at: Utc::now(),
+            };
+            publisher.publish(&purchase).await?;
+            confirmed.push(purchase_id);
             let instance = *serving.1.borrow();
-            let url = format!("{}/requests/{request_id}", stack.url(instance)?);
+            let url = format!("{}/purchases/{purchase_id}", stack.url(instance)?);
             let status = client.get(&url).send().await?.status().as_u16();
             ensure!([200, 404].contains(&status), "{instance} answers with {status}");
         }
@@ -210,33 +221,29 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
         rolled = roll => rolled?,
         failed = load => return failed,
     }
-    println!("{} requests", created.len());
-    ensure!(created.len() >= REQUESTS_MIN, "the load was {} requests", created.len());
-    assert_accepted_by_both_versions(stack, &system, &created).await
+    println!("{} purchases", confirmed.len());
+    ensure!(confirmed.len() >= PURCHASES_MIN, "the load was {} purchases", confirmed.len());
+    assert_recorded_by_both_versions(stack, &system, &confirmed).await
 }
 
-/// Every request was accepted once, some by each version.
-async fn assert_accepted_by_both_versions(
+/// Every purchase was recorded once, some by each version.
+async fn assert_recorded_by_both_versions(
     stack: &Stack,
     system: &System,
-    created: &[Uuid],
+    confirmed: &[Uuid],
 ) -> Result<()> {
     let client = reqwest::Client::new();
-    for request_id in created {
-        let url = format!("{}/requests/{request_id}", stack.url(SERVICE)?);
-        eventually("the request to be accepted", TIMEOUT, async || {
-            let status = client.get(&url).send().await?.status();
-            ensure!(status == 200, "{request_id}: {status}");
-            Ok(())
-        })
-        .await?;
+    for purchase_id in confirmed {
+        let url = format!("{}/purchases/{purchase_id}", stack.url(SERVICE)?);
+        let status = async || Ok(client.get(&url).send().await?.status());
+        wait_for("the purchase to be recorded", TIMEOUT, status, |status| *status == 200).await?;
     }
     let verdict = check(system, TIMEOUT).await?;
     ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
     let mut db = PgConnection::connect(&stack.database_url(SERVICE)?).await?;
-    let subjects = "select distinct subject from requests order by 1";
-    let subjects: Vec<String> = sqlx::query_scalar(subjects).fetch_all(&mut db).await?;
-    ensure!(subjects == ["A DESK", "a desk"], "both versions handle events: {subjects:?}");
+    let currencies = "select distinct currency collate \"C\" from confirmed_purchases order by 1";
+    let currencies: Vec<String> = sqlx::query_scalar(currencies).fetch_all(&mut db).await?;
+    ensure!(currencies == ["EUR", "eur"], "both versions handle events: {currencies:?}");
     let handlers = "select count(distinct handled_by) from chassis.inbox";
     let handlers: i64 = sqlx::query_scalar(handlers).fetch_one(&mut db).await?;
     ensure!(handlers == 2, "both versions of the chassis write the inbox: {handlers}");

@@ -7,9 +7,6 @@ use super::*;
 
 const EVENTS: i64 = 1_000;
 
-/// The limit of docker compose.
-const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
-
 /// A service above its memory limit would be killed, and again after each start.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]

@@ -1,30 +1,19 @@
 //! Links that are cut for long, commits whose answers are cut off, and the proof that nothing bypasses the proxies.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
 use e2e::client::outcome::Outcome;
-use e2e::stack_description::SERVICES;
-use e2e::workload::options::Load;
 use e2e::workload::{load, seed};
 use faults::faulty_network::Toxics;
 use faults::links::{Dependency, Link};
-use launcher::eventually;
-use tokio::time::{Instant, sleep};
 
+use super::*;
 use crate::faults::network::{cut_link, toxics};
-use crate::fixture::{
-    DRAIN_TIMEOUT, Fixture, TIMEOUT, place_orders, through_proxies, wait_until_confirmed,
-};
 
 /// F15.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn commits_whose_answers_are_cut_off_happen_once_and_clients_learn_the_truth() -> Result<()> {
     through_proxies(async |Fixture { client, .. }, pairs| {
-        let duration = Duration::from_secs(60);
-        let load = Load { rate: 50, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
-        let (summary, ()) = load::run_while(client, &load, async {
+        let (summary, ()) = load::run_while(client, &load_of(50, 60), async {
             sleep(Duration::from_secs(1)).await;
             let proxies = SERVICES.map(|service| pairs.proxy(service, Dependency::Database));
             for way in proxies {
@@ -32,18 +21,14 @@ async fn commits_whose_answers_are_cut_off_happen_once_and_clients_learn_the_tru
             }
             sleep(Duration::from_secs(5)).await;
             for way in proxies {
-                eventually("some commits to be cut", TIMEOUT, async || {
-                    ensure!(way.commits_cut() >= 5, "only {}", way.commits_cut());
-                    Ok(())
-                })
-                .await?;
+                let cut = async || Ok(way.commits_cut());
+                wait_for("some commits to be cut", TIMEOUT, cut, |cut| *cut >= 5).await?;
             }
             proxies.iter().for_each(|way| way.heal());
             Ok(())
         })
         .await?;
-        ensure!(summary.holds(), "{}", summary.lines().join("\n"));
-        ensure!(summary.confirmed > 100, "{}", summary.lines().join("\n"));
+        ensure!(summary.holds() && summary.confirmed > 100, "{}", summary.lines().join("\n"));
         Ok(())
     })
     .await
@@ -55,7 +40,7 @@ async fn commits_whose_answers_are_cut_off_happen_once_and_clients_learn_the_tru
 #[ignore = "takes two minutes: make faults"]
 async fn no_service_can_bypass_its_proxies() -> Result<()> {
     through_proxies(async |Fixture { stack, client }, pairs| {
-        wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+        confirm_orders(client, 5).await?;
         let shut = |service: &str, dependency| {
             let proxy = pairs.proxy(service, dependency);
             proxy.set_toxics(Toxics { refuses_connections: true, ..Toxics::default() });
@@ -67,13 +52,7 @@ async fn no_service_can_bypass_its_proxies() -> Result<()> {
         ensure!(before.iter().all(|bytes| *bytes > 0), "{before:?}");
         let orders = place_orders(client, 5).await?;
         sleep(Duration::from_secs(4)).await;
-        for order in &orders {
-            let order = client.get_order(order.order_id).await?;
-            ensure!(
-                (&*order.payment, &*order.stock) == ("waiting", "waiting"),
-                "a response bypassed the proxies: {order:?}"
-            );
-        }
+        assert_unanswered(client, &orders, "a response bypassed the proxies").await?;
         for service in SERVICES {
             ensure!(shut(service, Dependency::Database) > 0, "{service} bypasses its proxy");
             let began = Instant::now();
@@ -96,14 +75,7 @@ async fn no_service_can_bypass_its_proxies() -> Result<()> {
         }
         let orders = place_orders(client, 5).await?;
         sleep(Duration::from_secs(4)).await;
-        for order in &orders {
-            let order = client.get_order(order.order_id).await?;
-            let legs = (&*order.payment, &*order.stock);
-            ensure!(
-                legs == ("waiting", "waiting"),
-                "a schema request bypassed the proxies: {order:?}"
-            );
-        }
+        assert_unanswered(client, &orders, "a schema request bypassed the proxies").await?;
         pairs.heal();
         wait_until_confirmed(client, &orders).await
     })

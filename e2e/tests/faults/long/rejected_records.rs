@@ -7,7 +7,6 @@ use rdkafka::producer::FutureRecord;
 use sqlx::{Connection, PgConnection};
 
 use super::*;
-use crate::fixture::waiting_dead_letters;
 use crate::rejected_records::{
     count_dead_letters_at_readers, while_a_rule_refuses_an_order, with_registry_gateway,
 };
@@ -24,7 +23,7 @@ async fn an_event_that_a_rule_of_the_database_refuses_for_five_minutes_becomes_a
             let client = &fixture.client;
             let began = Instant::now();
             eventually("the dead letter", DEAD_LETTER_TIMEOUT, async || {
-                wait_until_confirmed(client, &place_orders(client, 1).await?).await?;
+                confirm_orders(client, 1).await?;
                 let letters = waiting_dead_letters(client, "payment").await?;
                 let refused = letters.iter().find(|(.., reason)| reason.contains("too large"));
                 let (.., kind, reason) = refused.context("no dead letter yet")?;
@@ -77,15 +76,11 @@ async fn megabytes_of_undecodable_records_take_up_kilobytes_of_a_database() -> R
             }))
             .await?;
         }
-        eventually("a dead letter for each", DRAIN_TIMEOUT, async || {
-            let letters = waiting_dead_letters(client, "order").await?.len() - there;
-            ensure!(letters == RECORDS, "{letters} letters");
-            Ok(())
-        })
-        .await?;
+        let letters = async || Ok(waiting_dead_letters(client, "order").await?.len() - there);
+        wait_for("a dead letter for each", DRAIN_TIMEOUT, letters, |it| *it == RECORDS).await?;
         let grown = size().await? - before;
         ensure!(grown < RECORDS as i64 * STORED_BYTES_MAX, "{grown} bytes for {RECORDS} records");
-        wait_until_confirmed(client, &place_orders(client, 3).await?).await
+        confirm_orders(client, 3).await
     })
     .await
 }

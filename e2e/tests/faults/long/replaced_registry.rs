@@ -5,7 +5,6 @@ use e2e::stack_description::checkout;
 use faults::{database_faults, registry_loss};
 
 use super::*;
-use crate::fixture::{wait_until_outbox_empty, waiting_dead_letters};
 
 /// The schemas of strangers take the ids that the first topics had.
 const STRANGERS: usize = 3;
@@ -22,7 +21,7 @@ async fn a_registry_that_lost_its_data_makes_no_dead_letter_and_the_page_leads_b
 
 async fn registry_replaced(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
-    wait_until_confirmed(&client, &place_orders(&client, 6).await?).await?;
+    confirm_orders(&client, 6).await?;
     stack.stop("stock").await?;
     let mut orders = place_orders(&client, 6).await?;
     wait_until_outbox_empty(&client, "order").await?;
@@ -43,8 +42,7 @@ async fn registry_replaced(stack: &Stack) -> Result<()> {
     stack.start("stock").await?;
     wait_until_confirmed(&client, &orders).await?;
     for service in ["order", "payment"] {
-        stack.stop(service).await?;
-        stack.start(service).await?;
+        restart(stack, service).await?;
     }
     let orders = place_orders(&client, 6).await?;
     wait_until_confirmed(&client, &orders).await?;
@@ -59,9 +57,9 @@ async fn registry_replaced(stack: &Stack) -> Result<()> {
     }
     eventually("the metric to rest", TIMEOUT, async || {
         let before = conflicts(stack, &client).await?;
-        wait_until_confirmed(&client, &place_orders(&client, 3).await?).await?;
+        confirm_orders(&client, 3).await?;
         sleep(Duration::from_secs(11)).await;
-        wait_until_confirmed(&client, &place_orders(&client, 3).await?).await?;
+        confirm_orders(&client, 3).await?;
         let after = conflicts(stack, &client).await?;
         ensure!(after == before, "{before} and then {after}");
         Ok(())

@@ -2,14 +2,14 @@
 //! the orders.
 
 use chassis::event::avro::frame;
-use checker::kafka::create_consumer;
+use checker::kafka::{create_consumer, watermarks};
 use e2e::admin::reporting;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::client::sample_events;
 use e2e::scenarios::{reporting as rows, streams};
+use e2e::workload::seed;
 use events::connect::DEAD_LETTERS;
 use events::orders;
-use rdkafka::consumer::Consumer;
 use rdkafka::producer::FutureRecord;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -86,13 +86,12 @@ async fn a_record_that_the_table_refuses_is_set_aside_and_the_rows_of_all_others
         for (field, value) in &spoiled {
             produce_confirmed(&client, field, value).await?;
         }
-        wait_until_confirmed(&client, &place_orders(&client, 6).await?).await?;
+        confirm_orders(&client, 6).await?;
         rows::wait_until_equal(&client, stack, BAD_ROWS_TIMEOUT).await?;
         wait_until_set_aside(&client, spoiled.len() as i64).await?;
         // What was set aside is not read again.
-        stack.stop(CONNECT).await?;
-        stack.start(CONNECT).await?;
-        wait_until_confirmed(&client, &place_orders(&client, 6).await?).await?;
+        restart(stack, CONNECT).await?;
+        confirm_orders(&client, 6).await?;
         rows::wait_until_equal(&client, stack, WRITE_TIMEOUT).await?;
         let letters = dead_letters(&client).await?;
         ensure!(letters == spoiled.len() as i64, "{letters} records are set aside");
@@ -115,17 +114,16 @@ async fn an_operator_steps_over_a_record_that_stops_a_connector() -> Result<()> 
         settings["connector.class"] = json!("io.debezium.connector.jdbc.JdbcSinkConnector");
         change(Method::PUT, &format!("{connector}/config"), Some(&settings)).await?;
         let offset = produce_confirmed(&client, "order_id", &json!("not-a-uuid")).await?;
-        wait_until_confirmed(&client, &place_orders(&client, 6).await?).await?;
+        confirm_orders(&client, 6).await?;
         wait_until_state(&client, &connector, "/tasks/0/state", "FAILED").await?;
         change(Method::PUT, &format!("{connector}/stop"), None).await?;
         wait_until_state(&client, &connector, "/connector/state", "STOPPED").await?;
         let partition = json!({ "kafka_topic": orders::CONFIRMED.name, "kafka_partition": 0 });
         let behind = json!({ "partition": partition, "offset": { "kafka_offset": offset + 1 } });
         let behind = json!({ "offsets": [behind] });
-        eventually("the offset to be changed", WRITE_TIMEOUT, async || {
-            change(Method::PATCH, &format!("{connector}/offsets"), Some(&behind)).await
-        })
-        .await?;
+        let url = format!("{connector}/offsets");
+        let step_over = async || change(Method::PATCH, &url, Some(&behind)).await;
+        eventually("the offset to be changed", WRITE_TIMEOUT, step_over).await?;
         change(Method::PUT, &format!("{connector}/resume"), None).await?;
         rows::wait_until_equal(&client, stack, WRITE_TIMEOUT).await?;
         Ok(())
@@ -134,11 +132,10 @@ async fn an_operator_steps_over_a_record_that_stops_a_connector() -> Result<()> 
 }
 
 async fn change(method: Method, url: &str, body: Option<&Value>) -> Result<()> {
-    let request = reqwest::Client::new().request(method, url);
-    let request = match body {
-        Some(body) => request.json(body),
-        None => request,
-    };
+    let mut request = reqwest::Client::new().request(method, url);
+    if let Some(body) = body {
+        request = request.json(body);
+    }
     request.send().await?.error_for_status()?;
     Ok(())
 }
@@ -149,12 +146,10 @@ async fn wait_until_state(
     path: &str,
     expected: &str,
 ) -> Result<()> {
-    eventually("the state of the connector", WRITE_TIMEOUT, async || {
-        let status: Value = client.get_url(&format!("{connector}/status")).await?;
-        ensure!(status.pointer(path) == Some(&json!(expected)), "{status}");
-        Ok(())
-    })
-    .await
+    let url = format!("{connector}/status");
+    let status = async || client.get_url::<Value>(&url).await;
+    let is_there = |status: &Value| status.pointer(path) == Some(&json!(expected));
+    wait_for("the state of the connector", WRITE_TIMEOUT, status, is_there).await.map(drop)
 }
 
 /// An event of a foreign order, of which one field has this value.
@@ -168,12 +163,9 @@ async fn produce_confirmed(client: &Client, field: &str, value: &Value) -> Resul
 }
 
 async fn wait_until_set_aside(client: &Client, expected: i64) -> Result<()> {
-    eventually("the records to be set aside", WRITE_TIMEOUT, async || {
-        let letters = dead_letters(client).await?;
-        ensure!(letters == expected, "{letters} records are set aside, and not {expected}");
-        Ok(())
-    })
-    .await
+    let letters = async || dead_letters(client).await;
+    wait_for("the records to be set aside", WRITE_TIMEOUT, letters, |it| *it == expected).await?;
+    Ok(())
 }
 
 /// The report counts every confirmed order.
@@ -220,8 +212,8 @@ async fn dead_letters(client: &Client) -> Result<i64> {
     let settings = client.addresses.kafka.clone();
     let count = move || {
         let consumer = create_consumer(&settings, "dead-letters-count")?;
-        let (low, high) = consumer.fetch_watermarks(DEAD_LETTERS.name, 0, TIMEOUT)?;
-        Ok(high - low)
+        let watermarks = watermarks(&consumer, DEAD_LETTERS.name)?;
+        Ok(watermarks.iter().map(|(low, high)| high - low).sum())
     };
     tokio::task::spawn_blocking(count).await?
 }
@@ -233,7 +225,7 @@ async fn a_bad_record_is_set_aside_and_the_next_one_is_written(
     let record = FutureRecord::to(orders::CONFIRMED.name).key("bad").payload("no event");
     let sent = kafka::create_producer(client)?.send(record, TIMEOUT).await;
     sent.map_err(|(error, _)| error)?;
-    wait_until_confirmed(client, &place_orders(client, 20).await?).await?;
+    confirm_orders(client, 20).await?;
     rows::wait_until_equal(client, stack, WRITE_TIMEOUT).await?;
     wait_until_set_aside(client, 1).await
 }

@@ -29,7 +29,7 @@ async fn set_back(stack: &Stack, client: &Client, service: &'static str) -> Resu
     let database = format!("{service}-db");
     let cluster = stack.directory().join(&database);
     let backup = stack.directory().join(format!("{database}-backup"));
-    wait_until_confirmed(client, &place_orders(client, ORDERS).await?).await?;
+    confirm_orders(client, ORDERS).await?;
     for component in [service, &database] {
         stack.stop(component).await?;
     }
@@ -38,7 +38,7 @@ async fn set_back(stack: &Stack, client: &Client, service: &'static str) -> Resu
         stack.start(component).await?;
     }
     // What it decides now is in its topics and with its subscribers, and not in the backup.
-    wait_until_confirmed(client, &place_orders(client, ORDERS).await?).await?;
+    confirm_orders(client, ORDERS).await?;
     wait_until_all_read(client, service).await?;
     let decided = decisions(client, service).await?;
     for component in [service, &database] {
@@ -52,12 +52,8 @@ async fn set_back(stack: &Stack, client: &Client, service: &'static str) -> Resu
 
     // The database also has the positions of the backup, below the group's committed offsets.
     stack.start(service).await?;
-    eventually("all is decided again", TIMEOUT, async || {
-        let again = decisions(client, service).await?.len();
-        ensure!(again == decided.len(), "{again} of {}", decided.len());
-        Ok(())
-    })
-    .await?;
+    let again = async || Ok(decisions(client, service).await?.len());
+    wait_for("all is decided again", TIMEOUT, again, |again| *again == decided.len()).await?;
     wait_until_all_read(client, service).await?;
     // It decides again what it decided before, as the same events: their subscribers know them.
     ensure!(decisions(client, service).await? == decided, "{service} decided otherwise");

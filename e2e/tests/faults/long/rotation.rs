@@ -1,6 +1,5 @@
 //! The secrets of a secured stack are renewed while it works.
 
-use std::net::TcpStream;
 use std::pin::Pin;
 
 use e2e::client::identity::Identity;
@@ -9,6 +8,8 @@ use launcher::{StackDescription, TokenIssuer};
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use rdkafka::ClientConfig;
 use sqlx::{Connection, PgConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
 use super::*;
@@ -18,9 +19,6 @@ use crate::wires::reaches_kafka;
 /// After a rotation nothing old is in use by then: the registry reads its certificate every 30 s, and everything else
 /// within ten.
 const TAKEOVER: Duration = Duration::from_secs(60);
-
-/// Far longer than a rotation takes. The load ends with the rotation.
-pub const LOAD_SECONDS_MAX: u64 = 300;
 
 /// What a client of one service presents.
 struct Login {
@@ -56,35 +54,26 @@ fn servers(stack: &Stack) -> Result<Vec<String>> {
 
 /// The certificate that a server presents.
 pub async fn presented(address: &str) -> Result<Vec<u8>> {
-    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
-    connector.set_verify(SslVerifyMode::NONE);
-    let ssl = connector.build().configure()?.verify_hostname(false).into_ssl("127.0.0.1")?;
-    let mut stream = SslStream::new(ssl, tokio::net::TcpStream::connect(address).await?)?;
-    Pin::new(&mut stream).connect().await?;
-    Ok(stream.ssl().peer_certificate().context("a certificate")?.to_der()?)
+    presented_on(TcpStream::connect(address).await?).await
 }
 
 /// The certificate that a database presents, which begins TLS by a request of its own.
 async fn presented_by_database(url: &str) -> Result<Vec<u8>> {
-    use std::io::{Read, Write};
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-    let url = reqwest::Url::parse(url)?;
-    let address = format!("127.0.0.1:{}", url.port().context("a port")?);
-    let handshake = move || -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.write_all(&SSL_REQUEST)?;
-        let mut answer = [0];
-        stream.read_exact(&mut answer)?;
-        ensure!(&answer == b"S", "the database serves no TLS");
-        let mut connector = SslConnector::builder(SslMethod::tls_client())?;
-        connector.set_verify(SslVerifyMode::NONE);
-        let connector = connector.build().configure()?.verify_hostname(false);
-        let stream = connector
-            .connect("127.0.0.1", stream)
-            .map_err(|error| anyhow::anyhow!("the handshake with the database failed: {error}"))?;
-        Ok(stream.ssl().peer_certificate().context("a certificate")?.to_der()?)
-    };
-    tokio::task::spawn_blocking(handshake).await?
+    let port = reqwest::Url::parse(url)?.port().context("a port")?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(&SSL_REQUEST).await?;
+    ensure!(stream.read_u8().await? == b'S', "the database serves no TLS");
+    presented_on(stream).await
+}
+
+async fn presented_on(stream: TcpStream) -> Result<Vec<u8>> {
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    connector.set_verify(SslVerifyMode::NONE);
+    let ssl = connector.build().configure()?.verify_hostname(false).into_ssl("127.0.0.1")?;
+    let mut stream = SslStream::new(ssl, stream)?;
+    Pin::new(&mut stream).connect().await?;
+    Ok(stream.ssl().peer_certificate().context("a certificate")?.to_der()?)
 }
 
 /// All certificates that are presented, each with its server.
@@ -150,12 +139,8 @@ async fn status_for(stack: &Stack, issuer: &TokenIssuer) -> Result<u16> {
 
 /// A thief of the old key can still sign with it. No service accepts such a token.
 async fn wait_until_refused(stack: &Stack, old: &TokenIssuer) -> Result<()> {
-    eventually("the old key of the tokens to be refused", TAKEOVER, async || {
-        let status = status_for(stack, old).await?;
-        ensure!(status == 401, "{status}");
-        Ok(())
-    })
-    .await?;
+    let status = async || status_for(stack, old).await;
+    wait_for("the old key of the tokens to be refused", TAKEOVER, status, |it| *it == 401).await?;
     let new = stack.token_issuer()?.context("an issuer")?;
     ensure!(status_for(stack, &new).await? == 200, "the new key is accepted");
     Ok(())
@@ -173,17 +158,13 @@ async fn passwords_certificates_and_token_keys_are_renewed_under_load_and_no_req
         let certificates = all_presented(stack, &old).await?;
         let copied = stack.token_issuer()?.context("an issuer")?;
         ensure!(status_for(stack, &copied).await? == 200, "the old key is accepted until then");
-        let duration = Duration::from_secs(LOAD_SECONDS_MAX);
-        let load = Load { rate: 100, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
-        let renewing = async {
+        under_load_until_done(&client, 100, async {
             sleep(Duration::from_secs(5)).await;
             stack.rotate(false).await?;
             wait_for_certificates(stack, &old, &certificates).await?;
             wait_until_refused(stack, &copied).await
-        };
-        let (summary, ()) = load::run_while(&client, &load, renewing).await?;
-        summary.lines().iter().for_each(|line| println!("{line}"));
-        ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+        })
+        .await?;
         check_logins(stack, &old).await?;
         assert_verified(&client).await
     })

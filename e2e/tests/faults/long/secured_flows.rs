@@ -3,23 +3,22 @@
 use std::path::Path;
 
 use chassis::event::DataClass;
-use checker::kafka::{create_consumer, watermarks};
+use checker::kafka::create_consumer;
+use checker::read_records;
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::{erasure, reporting};
 use e2e::client::identity::Identity;
 use e2e::scenarios::{reporting as rows, streams};
+use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::message::Headers;
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use reqwest::Identity as Certificate;
 use sqlx::{Connection, PgConnection};
 
-use super::rotation::{LOAD_SECONDS_MAX, on_secured_stack, presented};
+use super::rotation::{on_secured_stack, presented};
 use super::*;
 use crate::callers::status;
 use crate::denials::databases::url_of;
-use crate::personal_data::Canary;
+use crate::personal_data::{Canary, parts_of};
 use crate::wires::reaches_kafka;
 
 const CONNECT: &str = "connect";
@@ -159,27 +158,15 @@ fn read_all_topics(kafka: &ClientConfig) -> Result<Vec<(String, Vec<u8>)>> {
     let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
     let mut contents = Vec::new();
     for topic in metadata.topics().iter().map(|topic| topic.name()) {
-        let (mut assigned, mut open, mut bytes) = (TopicPartitionList::new(), 0, Vec::new());
-        for (partition, (low, _)) in (0..).zip(watermarks(&consumer, topic)?) {
-            assigned.add_partition_offset(topic, partition, Offset::Offset(low))?;
-            open += 1;
-        }
-        consumer.assign(&assigned)?;
-        while open > 0 {
-            match consumer.poll(TIMEOUT) {
-                Some(Ok(message)) => {
-                    let headers = message.headers().into_iter().flat_map(|it| it.iter());
-                    let values = headers.filter_map(|header| header.value);
-                    for part in values.chain(message.key()).chain(message.payload()) {
-                        bytes.extend_from_slice(part);
-                        bytes.push(0);
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
-                Some(Err(error)) => return Err(error).context(topic.to_string()),
-                None => anyhow::bail!("{topic} does not end"),
+        let mut bytes = Vec::new();
+        let read = read_records(kafka, topic, |message| {
+            for part in parts_of(message) {
+                bytes.extend_from_slice(part);
+                bytes.push(0);
             }
-        }
+            Ok(())
+        });
+        read.with_context(|| topic.to_string())?;
         contents.push((topic.to_string(), bytes));
     }
     Ok(contents)
@@ -193,19 +180,13 @@ async fn renew_under_load(stack: &Stack, client: &Client) -> Result<()> {
     let worker = stack.connect_url()?.context("no Kafka Connect")?;
     let address = worker.trim_start_matches("https://");
     let certificate = presented(address).await?;
-    let duration = Duration::from_secs(LOAD_SECONDS_MAX);
-    let load = Load { rate: 30, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
-    let renewing = async {
+    under_load_until_done(client, 30, async {
         sleep(Duration::from_secs(5)).await;
         stack.rotate(false).await
-    };
-    let (summary, ()) = load::run_while(client, &load, renewing).await?;
-    ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+    })
+    .await?;
     for ((old, new), (_, role, _)) in old.iter().zip(urls()).zip(ROLES) {
-        ensure!(
-            PgConnection::connect(old).await.is_err(),
-            "the old password of {role} is accepted"
-        );
+        ensure!(PgConnection::connect(old).await.is_err(), "{role} still has its old password");
         PgConnection::connect(&new?).await?.close().await?;
     }
     ensure!(reaches_kafka(kafka).await.is_err(), "Kafka accepts the old password of the worker");

@@ -34,12 +34,9 @@ async fn commits_that_wait_for_a_standby_stay_few_and_each_answer_to_their_clien
         let place = async |key: &str| client.place_order(customer, &basket(), key).await;
         database_faults::set_absent_standby(stack, "order", true).await?;
         // The setting takes a moment to reach every session.
-        let first = eventually("a commit to wait", TIMEOUT, async || {
-            let outcome = place(&first_key).await;
-            ensure!(matches!(outcome, Outcome::Unknown(_)), "{outcome}");
-            Ok(outcome)
-        })
-        .await?;
+        let first = async || Ok(place(&first_key).await);
+        let is_unknown = |outcome: &Outcome| matches!(outcome, Outcome::Unknown(_));
+        let first = wait_for("a commit to wait", TIMEOUT, first, is_unknown).await?;
         let posts = (0..OUTAGE_DURATION.as_millis() / POST_INTERVAL.as_millis()).map(async |nth| {
             sleep(POST_INTERVAL * nth as u32).await;
             let key = Uuid::now_v7().to_string();
@@ -66,11 +63,8 @@ async fn commits_that_wait_for_a_standby_stay_few_and_each_answer_to_their_clien
         for repeat in repeats {
             ensure!(matches!(repeat, Outcome::Unknown(_)), "its first request may hold: {repeat}");
         }
-        eventually("no session to wait", TIMEOUT, async || {
-            ensure!(count_waiting(&mut db).await? == 0);
-            Ok(())
-        })
-        .await?;
+        let waiting = async || count_waiting(&mut db).await;
+        wait_for("no session to wait", TIMEOUT, waiting, |count| *count == 0).await?;
         let listed: Value =
             client.get("order", &format!("/orders?customer_id={customer}&limit=100")).await?;
         let mut stored: HashSet<Uuid> = HashSet::new();

@@ -116,7 +116,7 @@ async fn assert_unready_while_threads_fail(stack: &Stack, client: &Client) -> Re
     }
     stack.set_environment(insights::NAME, "STATE_DIRECTORY", Some("a third"))?;
     stack.start(insights::NAME).await?;
-    wait_until_confirmed(client, &place_orders(client, 6).await?).await?;
+    confirm_orders(client, 6).await?;
     wait_until_state(stack, ComponentState::Starting).await?;
     stack.kill(insights::NAME).await?;
     Ok(())
@@ -135,7 +135,7 @@ async fn wait_until_state(stack: &Stack, expected: ComponentState) -> Result<()>
 
 /// Places orders, and waits until the sums have them.
 async fn assert_summed(stack: &Stack, client: &Client, within: Duration) -> Result<()> {
-    wait_until_confirmed(client, &place_orders(client, 6).await?).await?;
+    confirm_orders(client, 6).await?;
     streams::wait_until_equal(client, stack, within).await?;
     Ok(())
 }

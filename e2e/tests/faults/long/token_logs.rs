@@ -44,8 +44,7 @@ async fn no_component_logs_a_token_or_a_piece_of_one_wherever_it_is_presented() 
 /// Tokens that are valid somewhere, and such that are valid nowhere. Each has a signature of its own.
 async fn tokens(stack: &Stack) -> Result<Vec<String>> {
     // Its issuer has the same name and another key.
-    let stranger =
-        Stack::ephemeral(&launcher::StackDescription { secure: true, ..stack_description() })?;
+    let stranger = secured_stack()?;
     let issuer = stack.token_issuer()?.context("an issuer")?;
     let foreign = stranger.token_issuer()?.context("an issuer")?;
     let customer = Identity::Customer(rich_customer());

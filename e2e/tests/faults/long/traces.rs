@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use e2e::stack_description::stack_description;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -123,11 +122,7 @@ fn tree_of_an_order() -> BTreeSet<TreeSpan> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a stack of its own: make faults"]
 async fn an_order_is_one_tree_of_spans_and_the_logs_name_its_trace() -> Result<()> {
-    without_fixture(async || {
-        let stack = Stack::ephemeral(&stack_description())?;
-        without_unexpected_exits(&stack, show_an_order(&stack)).await
-    })
-    .await
+    on_ephemeral_stack(show_an_order).await
 }
 
 async fn show_an_order(stack: &Stack) -> Result<()> {
@@ -205,7 +200,7 @@ async fn assert_dead_letter_in_trace_and_log(
 ) -> Result<()> {
     let refused = with_strict_check(stack, REFUSE_PAYMENTS, async || {
         let (trace_id, order) = place_in_trace(stack).await?;
-        let id = dead_letter_for(client, "payment", &order).await?;
+        let id = dead_letter_for(stack, "payment", &order).await?;
         Ok((trace_id, order, id))
     });
     let (trace_id, order, dead_letter) = refused.await?;

@@ -71,19 +71,16 @@ async fn produce_undecodable(client: &Client, records: usize) -> Result<()> {
 
 /// Waits until payment has lost more than `before` lines of its log. Returns how many.
 async fn wait_for_losses(stack: &Stack, client: &Client, before: f64) -> Result<f64> {
-    eventually("lines of the log to be lost", TIMEOUT, async || {
+    let lost = async || {
         let metrics = Metrics::fetch(stack, client, "payment").await?;
-        let lost = metrics.sum("log_lines_lost_total").context("not counted")?;
-        ensure!(lost > before, "{lost} lines are lost");
-        Ok(lost)
-    })
-    .await
+        metrics.sum("log_lines_lost_total").context("not counted")
+    };
+    wait_for("lines of the log to be lost", TIMEOUT, lost, |lost| *lost > before).await
 }
 
 async fn assert_order_is_confirmed(stack: &Stack, client: &Client) -> Result<()> {
-    let placed = client.place_until_accepted(rich_customer(), &basket()).await?;
-    let order = client.wait_until_ended(placed.order_id, CONFIRMED_AFTER_MAX).await?;
-    ensure!(order.status == "confirmed", "{order:?}");
+    let placed = place_orders(client, 1).await?;
+    wait_until_confirmed_within(client, &placed, CONFIRMED_AFTER_MAX).await?;
     for path in ["livez", "readyz"] {
         let url = format!("{}/{path}", stack.probe_url("payment")?);
         let answer = client.send(Method::GET, &url, None, None).await?;

@@ -6,20 +6,19 @@ use std::collections::BTreeMap;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use maud::{Markup, html};
+use ops_client::{DeadLetterFilter, DeadLetterPage, DeadLetterSummary, ServiceError, WAITING};
 use serde::Deserialize;
-use serde_json::Value;
 use url::form_urlencoded;
 
-use super::live::{self, Loaded};
-use super::{KINDS, STATES, position, text};
+use super::live::Loaded;
+use super::{KINDS, STATES};
 use crate::app::App;
+use crate::feeds::attention;
 use crate::metrics::snapshot::KnownSum;
 use crate::operators::Operator;
 use crate::pages::{self, PageError, Section};
-use crate::services::{Port, ServiceError};
 use crate::{format, streams};
 
 /// Rows of one service on a page.
@@ -46,8 +45,7 @@ pub struct Filter {
 impl Filter {
     /// The filter of a form, among its other pairs.
     pub fn from_pairs(pairs: &[(String, String)]) -> Filter {
-        let fields = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
-        serde_json::from_value(Value::Object(fields.collect())).unwrap_or_default()
+        serde_json::from_value(pairs.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether it leaves out some of those that wait.
@@ -58,7 +56,7 @@ impl Filter {
 
     /// Whether it shows those that wait.
     fn shows_waiting(&self) -> bool {
-        ["waiting", "all"].contains(&&*self.state)
+        [WAITING, "all"].contains(&&*self.state)
     }
 
     /// The parameters of the page and of the admin port, beside the service and the page.
@@ -74,27 +72,25 @@ impl Filter {
         ]
     }
 
-    /// The address of a page of dead letters, at the admin port.
+    /// The filter, as the admin ports take it.
     ///
     /// # Errors
     /// If a time is none.
-    pub fn path(&self, limit: usize) -> Result<String, String> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("limit", &limit.to_string());
-        for (name, value) in self.fields().into_iter().filter(|(_, value)| !value.is_empty()) {
-            match name {
-                "since" | "until" => {
-                    let time = format::parse_time(value);
-                    let time = time.ok_or_else(|| format!("`{value}` is no time."))?;
-                    query.append_pair(name, &time.to_rfc3339())
-                }
-                _ => query.append_pair(name, value),
-            };
-        }
-        if let Some(after) = self.after {
-            query.append_pair("after", &after.to_string());
-        }
-        Ok(format!("/dead-letters?{}", query.finish()))
+    pub fn parse(&self) -> Result<DeadLetterFilter, String> {
+        let time = |text: &str| match text {
+            "" => Ok(None),
+            _ => format::parse_time(text).map(Some).ok_or_else(|| format!("`{text}` is no time.")),
+        };
+        Ok(DeadLetterFilter {
+            state: self.state.clone(),
+            topic: self.topic.clone(),
+            kind: self.kind.clone(),
+            key: self.key.clone(),
+            reason: self.reason.clone(),
+            since: time(&self.since)?,
+            until: time(&self.until)?,
+            after: self.after,
+        })
     }
 
     /// The address of the next page of a service, here.
@@ -103,23 +99,18 @@ impl Filter {
         query.append_pair("service", service).extend_pairs(self.fields());
         format!("/dead-letters?{}", query.append_pair("after", &after.to_string()).finish())
     }
-
-    /// Those that wait, after the one with this id.
-    pub fn waiting_after(&self, after: Option<i64>) -> Filter {
-        Filter { state: "waiting".to_string(), after, ..self.clone() }
-    }
 }
 
 /// What a service answered.
 struct Listing {
     service: String,
-    page: Result<Value, ServiceError>,
+    page: Result<DeadLetterPage, ServiceError>,
 }
 
 impl Listing {
     /// The dead letters that wait and match, on any page.
     fn waiting(&self) -> (&str, Option<f64>) {
-        (&self.service, self.page.as_ref().ok().and_then(|page| page["waiting"].as_f64()))
+        (&self.service, self.page.as_ref().ok().map(|page| page.waiting as f64))
     }
 }
 
@@ -130,25 +121,26 @@ pub async fn show(
     Query(mut filter): Query<Filter>,
 ) -> Result<Response, PageError> {
     if !STATES.iter().any(|(state, _)| *state == filter.state) {
-        filter.state = "waiting".to_string();
+        filter.state = WAITING.to_string();
     }
-    let path = filter.path(ROWS_MAX);
-    let path = path.map_err(|reason| PageError::new(StatusCode::BAD_REQUEST, reason))?;
+    let parsed = filter.parse();
+    let parsed = parsed.map_err(|reason| PageError::new(StatusCode::BAD_REQUEST, reason))?;
     let names =
         app.services.names.iter().filter(|it| filter.service.is_empty() || **it == filter.service);
     let listings = join_all(names.map(async |service| {
-        let page = app.services.get(&operator, (&**service, Port::Admin), &path).await;
+        let page = operator.ask(&app.services).dead_letters(service, &parsed, ROWS_MAX).await;
         Listing { service: service.to_string(), page }
     }));
-    let (listings, attention) = tokio::join!(listings, live::read(&app, &operator));
+    let (listings, needed) =
+        tokio::join!(listings, attention::read(&app.attention, &app.services, &operator));
     let waiting = KnownSum::new(listings.iter().map(Listing::waiting));
     let loaded = Loaded {
         service: filter.service.clone(),
-        waiting: attention.waiting(&filter.service).to_string(),
+        waiting: needed.waiting(&filter.service).to_string(),
     };
     let body = html! {
         div.title { h1 { "Dead letters" } (streams::state()) }
-        (loaded.region(&app, &attention))
+        (loaded.region(&app, &needed))
         (filters(&app, &filter))
         @for Listing { page, .. } in &listings {
             @if let Err(error) = page { p.notice.is-bad role="alert" { (error) } }
@@ -206,11 +198,10 @@ fn table(filter: &Filter, listings: &[Listing], waiting: &KnownSum) -> Markup {
     let (mut rows, mut next) = (Vec::new(), Vec::new());
     for Listing { service, page } in listings {
         let Ok(page) = page else { continue };
-        next.extend(page["next"].as_i64().map(|next| (service, next)));
-        let all = page["dead_letters"].as_array().into_iter().flatten();
-        rows.extend(all.map(|letter| (&**service, letter)));
+        next.extend(page.next.map(|next| (service, next)));
+        rows.extend(page.dead_letters.iter().map(|letter| (&**service, letter)));
     }
-    rows.sort_by(|a, b| text(a.1, "received_at").cmp(text(b.1, "received_at")));
+    rows.sort_by_key(|(_, letter)| letter.received_at);
     html! {
         form.letters method="post" action="/dead-letters/replay" {
             input type="hidden" name="service" value=(filter.service);
@@ -255,10 +246,10 @@ fn actions(filter: &Filter, waiting: &KnownSum, shown: usize) -> Markup {
 }
 
 /// The reasons that several rows have, the most frequent first: a bad deployment makes one reason many times.
-fn common_causes(rows: &[(&str, &Value)]) -> Markup {
+fn common_causes(rows: &[(&str, &DeadLetterSummary)]) -> Markup {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (service, letter) in rows {
-        *counts.entry((service, text(letter, "reason"))).or_default() += 1;
+        *counts.entry((service, &letter.reason)).or_default() += 1;
     }
     let mut causes: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 1).collect();
     causes.sort_by_key(|(_, count)| Reverse(*count));
@@ -273,21 +264,19 @@ fn common_causes(rows: &[(&str, &Value)]) -> Markup {
     }
 }
 
-fn row(service: &str, letter: &Value) -> Markup {
-    let id = letter["dead_letter_id"].as_i64().unwrap_or_default();
+fn row(service: &str, letter: &DeadLetterSummary) -> Markup {
+    let id = letter.dead_letter_id;
     let name = format!("{service} {id}");
-    let since = text(letter, "received_at").parse::<DateTime<Utc>>();
-    let state = text(letter, "state");
     html! {
         tr {
-            td { @if state == "waiting" {
+            td { @if letter.is_waiting() {
                 input type="checkbox" name="letter" value={ (service) "/" (id) } aria-label={ "Select " (name) };
             } }
             th scope="row" { a href={ "/dead-letters/" (service) "/" (id) } { (name) } }
-            td.why { span.tag { (text(letter, "kind").replace('_', " ")) } " " (text(letter, "reason")) }
-            td.quiet { (position(letter)) }
-            td { @if let Ok(since) = since { time datetime=(since.to_rfc3339()) { (format::time(since)) } } }
-            td { span.state.is-warning[state == "waiting"] { (state) } }
+            td.why { span.tag { (letter.kind.replace('_', " ")) } " " (letter.reason) }
+            td.quiet { (letter.position()) }
+            td { time datetime=(letter.received_at.to_rfc3339()) { (format::time(letter.received_at)) } }
+            td { span.state.is-warning[letter.is_waiting()] { (letter.state) } }
         }
     }
 }
@@ -297,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_has_the_filter_of_its_list_and_the_services_get_all_of_it() {
+    fn a_form_has_the_filter_of_its_list_and_a_time_must_be_one() {
         let pairs = [
             ("service", "stock"),
             ("state", "all"),
@@ -307,14 +296,12 @@ mod tests {
         ];
         let filter = Filter::from_pairs(&pairs.map(|(a, b)| (a.to_string(), b.to_string())));
         assert_eq!(filter.service, "stock");
-        let waiting = filter.waiting_after(Some(7));
-        let expected = "/dead-letters?limit=200&state=waiting&reason=a+%26+b\
-                        &since=2026-11-29T14%3A13%3A00%2B00%3A00&after=7";
-        assert_eq!(waiting.path(200).unwrap(), expected);
+        let since = filter.parse().unwrap().since.unwrap();
+        assert_eq!(since.to_rfc3339(), "2026-11-29T14:13:00+00:00");
         let next = "/dead-letters?service=stock&state=all&topic=&kind=&key=&reason=a+%26+b\
                     &since=2026-11-29T14%3A13&until=&after=9";
         assert_eq!(filter.next_page("stock", 9), next);
         let wrong = Filter { until: "noon".to_string(), ..filter };
-        assert_eq!(wrong.path(1).unwrap_err(), "`noon` is no time.");
+        assert_eq!(wrong.parse().unwrap_err(), "`noon` is no time.");
     }
 }

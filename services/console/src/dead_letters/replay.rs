@@ -7,7 +7,7 @@ use axum::Form;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde_json::Value;
+use ops_client::{DeadLetterFilter, ServiceError, WAITING};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::list::Filter;
@@ -15,7 +15,6 @@ use crate::app::App;
 use crate::jobs::JobReport;
 use crate::operators::Operator;
 use crate::pages::{self, Notice};
-use crate::services::{Port, ServiceError, WORK_TIMEOUT};
 
 const RATE_MAX: u32 = 200;
 
@@ -123,38 +122,25 @@ impl Replay {
 
     /// Every dead letter that waits and matches.
     async fn all(&mut self, filter: &Filter) -> Result<(), String> {
+        let mut waiting = DeadLetterFilter { state: WAITING.to_string(), ..filter.parse()? };
         let names = self.app.services.names.clone();
         for name in names.iter().filter(|it| filter.service.is_empty() || **it == filter.service) {
-            let mut after = Some(0);
-            while after.is_some() && !self.report.is_stopping() {
-                let (letters, next) = self.page(name, &filter.waiting_after(after)).await?;
-                self.selected(&letters).await?;
-                after = next;
+            waiting.after = Some(0);
+            while waiting.after.is_some() && !self.report.is_stopping() {
+                let ops = self.operator.ask(&self.app.services).patient();
+                let page = ops.dead_letters(name, &waiting, PAGE_ROWS).await;
+                let page = page.map_err(|error| format!("{}; then: {error}", self.summary()))?;
+                let ids = page.dead_letters.iter().map(|it| (name.clone(), it.dead_letter_id));
+                self.selected(&Vec::from_iter(ids)).await?;
+                waiting.after = page.next;
             }
         }
         Ok(())
     }
 
-    async fn page(
-        &self,
-        service: &str,
-        filter: &Filter,
-    ) -> Result<(Vec<(String, i64)>, Option<i64>), String> {
-        let path = filter.path(PAGE_ROWS)?;
-        let place = (service, Port::Admin);
-        let page = self.app.services.get_within(WORK_TIMEOUT, &self.operator, place, &path).await;
-        let page: Value = page.map_err(|error| format!("{}; then: {error}", self.summary()))?;
-        let rows = page["dead_letters"].as_array().into_iter().flatten();
-        let ids = rows.filter_map(|row| row["dead_letter_id"].as_i64());
-        Ok((ids.map(|id| (service.to_string(), id)).collect(), page["next"].as_i64()))
-    }
-
     async fn replay(&mut self, service: &str, id: i64) -> Result<(), String> {
         self.ticks.tick().await;
-        let path = format!("/dead-letters/{id}/replay");
-        let place = (service, Port::Admin);
-        let done = self.app.services.post::<Value>(&self.operator, place, &path, None::<&()>).await;
-        match done {
+        match self.operator.ask(&self.app.services).replay(service, id).await {
             Ok(_) => (self.replayed, self.failures) = (self.replayed + 1, 0),
             Err(ServiceError::Refused { status: StatusCode::CONFLICT, .. }) => {
                 (self.still_unprocessable, self.failures) = (self.still_unprocessable + 1, 0);

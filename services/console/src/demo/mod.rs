@@ -1,27 +1,24 @@
 //! The demo: place orders, kill a component, and watch what happens. It exists only with `DEMO=1`, because it does not
 //! belong in production.
 
-mod components;
-mod recent;
+pub mod components;
+pub mod recent;
 
+use axum::Form;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Form, Router};
 use futures::future::join_all;
 use maud::{Markup, html};
+use ops_client::{Port, ServiceError};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::app::App;
 use crate::operators::Operator;
+use crate::order::{DECIDER, money};
 use crate::pages::{self, Notice, PageError, Section};
-use crate::services::{Port, ServiceError};
 use crate::streams;
-
-pub use components::Launcher;
-pub use recent::RecentOrders;
 
 /// The customers of the demo, and what is particular about each: `make up` gives them money.
 const CUSTOMERS: [(&str, &str); 3] = [
@@ -35,21 +32,12 @@ const ORDERS_MAX: u32 = 50;
 
 const QUANTITY_MAX: u32 = 1_000;
 
-pub fn router() -> Router<App> {
-    Router::new()
-        .route("/demo", get(show))
-        .route("/demo/orders", post(place))
-        .route("/demo/events", get(recent::follow))
-        .route("/demo/components", post(components::act))
-}
-
-async fn show(
+pub async fn show(
     State(app): State<App>,
     operator: Operator,
     headers: HeaderMap,
 ) -> Result<Response, PageError> {
-    let items =
-        app.services.get::<Value>(&operator, ("order", Port::Api), "/items?limit=100").await;
+    let items = operator.ask(&app.services).get((DECIDER, Port::Api), "/items?limit=100").await;
     let components = components::panel(&app).await;
     let body = html! {
         div.title { h1 { "Demo" } (streams::state()) }
@@ -67,9 +55,22 @@ async fn show(
     Ok(pages::page(&headers, Section::Demo, "Demo", body))
 }
 
-fn order_panel(items: &Result<Value, ServiceError>) -> Markup {
+#[derive(Deserialize)]
+struct ItemPage {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    sku: String,
+    name: String,
+    price_cents: i64,
+    currency: String,
+}
+
+fn order_panel(items: &Result<ItemPage, ServiceError>) -> Markup {
     let items = match items {
-        Ok(page) => page["items"].as_array().map_or(&[][..], Vec::as_slice),
+        Ok(page) => &page.items,
         Err(error) => return html! { p.notice.is-bad role="alert" { (error) } },
     };
     html! {
@@ -83,11 +84,7 @@ fn order_panel(items: &Result<Value, ServiceError>) -> Markup {
                 label for="sku" { "Item" }
                 select #sku name="sku" {
                     @for item in items {
-                        @let cents = item["price_cents"].as_f64().unwrap_or_default();
-                        option value=(item["sku"].as_str().unwrap_or_default()) {
-                            (item["name"].as_str().unwrap_or_default()) " · " (format!("{:.2}", cents / 100.0)) " "
-                            (item["currency"].as_str().unwrap_or_default())
-                        }
+                        option value=(item.sku) { (item.name) " · " (money(item.price_cents)) " " (item.currency) }
                     }
                 }
                 label for="quantity" { "Quantity" }
@@ -101,14 +98,14 @@ fn order_panel(items: &Result<Value, ServiceError>) -> Markup {
 }
 
 #[derive(Deserialize)]
-struct OrderForm {
+pub struct OrderForm {
     customer: String,
     sku: String,
     quantity: u32,
     orders: u32,
 }
 
-async fn place(
+pub async fn place(
     State(app): State<App>,
     operator: Operator,
     Form(form): Form<OrderForm>,
@@ -117,8 +114,8 @@ async fn place(
         "customer_id": form.customer,
         "lines": [{"sku": form.sku, "quantity": form.quantity.min(QUANTITY_MAX)}],
     });
-    let place =
-        || app.services.post::<Value>(&operator, ("order", Port::Api), "/orders", Some(&body));
+    let ops = operator.ask(&app.services);
+    let place = || ops.post((DECIDER, Port::Api), "/orders", Some(&body));
     let placed = join_all((0..form.orders.clamp(1, ORDERS_MAX)).map(|_| place())).await;
     let mut refusal = None;
     let mut accepted = 0;

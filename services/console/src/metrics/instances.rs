@@ -3,9 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ops_client::Addresses;
 use reqwest::Url;
-
-use crate::settings::Addresses;
 
 /// How long the addresses of a name are used.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);

@@ -3,6 +3,5 @@
 
 pub mod exposition;
 pub mod instances;
-pub mod poller;
 pub mod snapshot;
 pub mod window;

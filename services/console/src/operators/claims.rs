@@ -29,13 +29,13 @@ impl Claims {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use serde_json::{Value, json};
 
     use super::*;
 
     /// A token with these claims, which no key has signed.
-    pub fn unsigned(claims: &Value) -> String {
+    fn unsigned(claims: &Value) -> String {
         format!(
             "{}.{}.sig",
             BASE64_URL_SAFE_NO_PAD.encode(b"{}"),

@@ -4,7 +4,7 @@
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::AppendHeaders;
 
-use crate::pages;
+use crate::cookies;
 
 /// The cookies in their sequence.
 const NAMES: [&str; 3] = ["operator_token", "operator_token_1", "operator_token_2"];
@@ -25,7 +25,7 @@ pub type TokenCookies = AppendHeaders<Vec<(HeaderName, String)>>;
 /// The token of a request.
 pub fn read(headers: &HeaderMap) -> Option<String> {
     [HOST_NAMES, NAMES].iter().find_map(|names| {
-        let parts = names.iter().map_while(|name| pages::cookie(headers, name));
+        let parts = names.iter().map_while(|name| cookies::read(headers, name));
         Some(parts.collect()).filter(|token: &String| !token.is_empty())
     })
 }

@@ -5,15 +5,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
-use serde_json::Value;
+use ops_client::{Delivery, DeliveryState, Port, Step, Timeline};
 
-use super::timeline::{self, Delivery, DeliveryState, Step, Timeline};
-use super::{DECIDER, causes, picture};
+use super::{causes, picture};
 use crate::app::App;
 use crate::format;
 use crate::operators::Operator;
+use crate::order::{DECIDER, Order, money};
 use crate::pages::{self, PageError, Section};
-use crate::services::{Port, ServiceError};
 
 pub async fn show(
     State(app): State<App>,
@@ -24,10 +23,10 @@ pub async fn show(
     let Some(order_id) = super::find::parse_id(&order_id) else {
         return Err(PageError::new(StatusCode::NOT_FOUND, "An order's id is a UUID."));
     };
-    let path = format!("/orders/{order_id}");
-    let order = app.services.get::<Value>(&operator, (DECIDER, Port::Api), &path);
-    let (order, timeline) = tokio::join!(order, timeline::read(&app, &operator, &order_id));
-    if let Err(ServiceError::Refused { status: StatusCode::NOT_FOUND, .. }) = &order {
+    let (ops, path) = (operator.ask(&app.services), format!("/orders/{order_id}"));
+    let order = ops.get::<Order>((DECIDER, Port::Api), &path);
+    let (order, timeline) = tokio::join!(order, ops.timeline(&order_id));
+    if order.as_ref().is_err_and(|error| error.status() == Some(StatusCode::NOT_FOUND)) {
         return Err(PageError::new(StatusCode::NOT_FOUND, "There is no such order."));
     }
     let now = Utc::now();
@@ -60,34 +59,26 @@ pub async fn show(
     Ok(pages::page(&headers, Section::Orders, &title, body))
 }
 
-fn text<'a>(order: &'a Value, field: &str) -> &'a str {
-    order[field].as_str().unwrap_or_default()
-}
-
-fn status(order: &Value) -> Markup {
-    let status = text(order, "status");
+fn status(order: &Order) -> Markup {
+    let status = &order.status;
     html! {
         span.state.is-good[status == "confirmed"].is-warning[status == "pending"] {
             (status)
-            @if !text(order, "reason").is_empty() { ": " (text(order, "reason").replace('_', " ")) }
+            @if let Some(reason) = order.reason() { ": " (reason) }
         }
     }
 }
 
-fn state(order: &Value, now: DateTime<Utc>) -> Markup {
-    let time = |field: &str| text(order, field).parse::<DateTime<Utc>>().ok();
-    let (created, ended) = (time("created_at"), time("ended_at"));
-    let customer = text(order, "customer_id");
+fn state(order: &Order, now: DateTime<Utc>) -> Markup {
+    let (ended, customer) = (order.ended_at, &order.customer_id);
     html! {
         section.panel aria-label="State" { dl.facts {
-            dt { "Payment" } dd { (leg(text(order, "payment"))) }
-            dt { "Stock" } dd { (leg(text(order, "stock"))) }
-            @if let Some(created) = created {
-                dt { "Placed" } dd { (format::time(created)) " UTC" }
-                dt { @if ended.is_some() { "Decided after" } @else { "Pending for" } }
-                dd { (format::span((ended.unwrap_or(now) - created).as_seconds_f64())) }
-            }
-            dt { "Total" } dd { (super::find::amount(order)) }
+            dt { "Payment" } dd { (leg(&order.payment)) }
+            dt { "Stock" } dd { (leg(&order.stock)) }
+            dt { "Placed" } dd { (format::time(order.created_at)) " UTC" }
+            dt { @if ended.is_some() { "Decided after" } @else { "Pending for" } }
+            dd { (format::span((ended.unwrap_or(now) - order.created_at).as_seconds_f64())) }
+            dt { "Total" } dd { (order.amount()) }
             dt { "Customer" } dd { a href={ "/orders?id=" (customer) } { code { (customer) } } }
         } }
     }
@@ -103,10 +94,10 @@ fn leg(state: &str) -> Markup {
 }
 
 /// What the order waits for, and why.
-fn open_work(app: &App, order: Option<&Value>, timeline: &Timeline) -> Markup {
+fn open_work(app: &App, order: Option<&Order>, timeline: &Timeline) -> Markup {
     let mut open: Vec<String> = timeline.steps.iter().flat_map(Step::open_work).collect();
     let snapshot = app.snapshot.borrow().clone();
-    for (service, missing) in order.into_iter().flat_map(missing_answers) {
+    for (service, missing) in order.into_iter().flat_map(Order::missing_answers) {
         let causes = causes::find_causes(&snapshot, DECIDER, service);
         let because = if causes.is_empty() { "" } else { ": " };
         open.push(format!("{missing}{because}{}", causes.join("; ")));
@@ -121,24 +112,6 @@ fn open_work(app: &App, order: Option<&Value>, timeline: &Timeline) -> Markup {
             p.quiet { "The part of " (service) " is missing in the timeline. " (why) }
         }
     }
-}
-
-/// The services whose answer is missing, each with what it would be. After a cancellation each has to undo its part.
-fn missing_answers(order: &Value) -> Vec<(&'static str, String)> {
-    let mut missing = Vec::new();
-    for (service, accepted) in [("payment", "verified"), ("stock", "reserved")] {
-        let leg = text(order, service);
-        match text(order, "status") {
-            "pending" if leg == "waiting" => {
-                missing.push((service, format!("the order waits for the answer of {service}")));
-            }
-            "cancelled" if [accepted, "waiting"].contains(&leg) => {
-                missing.push((service, format!("{service} has not undone its part yet")));
-            }
-            _ => {}
-        }
-    }
-    missing
 }
 
 /// The same as the picture, in words.
@@ -163,8 +136,8 @@ fn deliveries(timeline: &Timeline, now: DateTime<Utc>) -> Markup {
 fn delivery_row(step: &Step, delivery: Option<&Delivery>, now: DateTime<Utc>) -> Markup {
     html! {
         tr {
-            td { (step.occurred_at.format("%H:%M:%S%.6f")) }
-            td { (step.topic) }
+            td { (step.event.occurred_at.format("%H:%M:%S%.6f")) }
+            td { (step.event.topic) }
             td { (step.publisher) }
             @match delivery {
                 None => td.quiet colspan="3" { "no service subscribes" },
@@ -182,47 +155,25 @@ fn delivery_row(step: &Step, delivery: Option<&Delivery>, now: DateTime<Utc>) ->
                     }
                 }
             }
-            td.quiet { code { (step.event_id) } }
+            td.quiet { code { (step.event.event_id) } }
         }
     }
 }
 
-fn lines(order: &Value) -> Markup {
-    let cents = |line: &Value, field: &str| line[field].as_i64().unwrap_or_default();
+fn lines(order: &Order) -> Markup {
     html! {
         section.panel aria-label="Lines" {
             h2 { "Lines" }
             table {
                 thead { tr { th { "Item" } th.number { "Quantity" } th.number { "Each" } } }
-                tbody { @for line in order["lines"].as_array().into_iter().flatten() {
+                tbody { @for line in &order.lines {
                     tr {
-                        th scope="row" { (text(line, "sku")) }
-                        td.number { (cents(line, "quantity")) }
-                        td.number { (super::find::money(cents(line, "unit_price_cents"))) }
+                        th scope="row" { (line.sku) }
+                        td.number { (line.quantity) }
+                        td.number { (money(line.unit_price_cents)) }
                     }
                 } }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_pending_order_waits_for_answers_and_a_cancelled_one_for_what_is_undone() {
-        let missing = |status: &str, payment: &str, stock: &str| {
-            let order = json!({"status": status, "payment": payment, "stock": stock});
-            missing_answers(&order).into_iter().map(|(service, _)| service).collect::<Vec<_>>()
-        };
-        assert_eq!(missing("pending", "waiting", "waiting"), ["payment", "stock"]);
-        assert_eq!(missing("pending", "verified", "waiting"), ["stock"]);
-        assert_eq!(missing("confirmed", "verified", "reserved"), [""; 0]);
-        assert_eq!(missing("cancelled", "verified", "waiting"), ["payment", "stock"]);
-        assert_eq!(missing("cancelled", "refunded", "rejected"), [""; 0]);
-        assert_eq!(missing("cancelled", "declined", "void"), [""; 0]);
     }
 }

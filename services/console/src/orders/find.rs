@@ -3,17 +3,16 @@
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use chrono::{DateTime, Utc};
 use maud::{Markup, html};
+use ops_client::Port;
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{DECIDER, stuck};
+use super::stuck;
 use crate::app::App;
 use crate::format;
 use crate::operators::Operator;
+use crate::order::{DECIDER, Order};
 use crate::pages::{self, PageError, Section};
-use crate::services::{Port, ServiceError};
 
 /// Orders of a customer on a page.
 const ORDERS_MAX: usize = 50;
@@ -25,6 +24,13 @@ pub struct Search {
     /// The last order of the page before.
     #[serde(default)]
     after: String,
+}
+
+/// The orders of a customer, the newest first.
+#[derive(Deserialize)]
+struct OrderPage {
+    orders: Vec<Order>,
+    next: Option<String>,
 }
 
 /// An order is shown at once. A customer's orders are listed.
@@ -50,26 +56,25 @@ pub async fn show(
             "An id is a UUID, such as 01900000-0000-7000-8000-000000000001.",
         ));
     };
-    let place = (DECIDER, Port::Api);
+    let (ops, place) = (operator.ask(&app.services), (DECIDER, Port::Api));
     if search.after.is_empty() {
         let path = format!("/orders/{id}");
-        match app.services.get::<Value>(&operator, place, &path).await {
+        match ops.get::<Order>(place, &path).await {
             Ok(_) => return Ok(Redirect::to(&path).into_response()),
-            // The token reads no order. The page of the order still has its timeline.
-            Err(ServiceError::Refused { status: StatusCode::FORBIDDEN, .. }) => {
-                return Ok(Redirect::to(&path).into_response());
-            }
-            Err(ServiceError::Refused { status: StatusCode::NOT_FOUND, .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => match error.status() {
+                // The token reads no order. The page of the order still has its timeline.
+                Some(StatusCode::FORBIDDEN) => return Ok(Redirect::to(&path).into_response()),
+                Some(StatusCode::NOT_FOUND) => {}
+                _ => return Err(error.into()),
+            },
         }
     }
     let mut path = format!("/orders?customer_id={id}&limit={ORDERS_MAX}");
     if let Some(after) = parse_id(&search.after) {
         path += &format!("&after={after}");
     }
-    let page: Value = app.services.get(&operator, place, &path).await?;
-    let orders = page["orders"].as_array().map_or(&[][..], Vec::as_slice);
-    if orders.is_empty() && search.after.is_empty() {
+    let page: OrderPage = ops.get(place, &path).await?;
+    if page.orders.is_empty() && search.after.is_empty() {
         return Ok(not_found(
             &headers,
             &id,
@@ -80,8 +85,8 @@ pub async fn show(
         p.crumbs { a href="/orders" { "Orders" } }
         h1 { "Orders of a customer" }
         (form(&id))
-        (list(orders))
-        @if let Some(next) = page["next"].as_str() { p { a href={ "/orders?id=" (id) "&after=" (next) } { "Older orders" } } }
+        (list(&page.orders))
+        @if let Some(next) = &page.next { p { a href={ "/orders?id=" (id) "&after=" (next) } { "Older orders" } } }
     };
     Ok(pages::page(&headers, Section::Orders, "Orders of a customer", body))
 }
@@ -106,37 +111,25 @@ fn form(wanted: &str) -> Markup {
     }
 }
 
-fn list(orders: &[Value]) -> Markup {
-    let text = |order: &Value, field: &str| order[field].as_str().unwrap_or_default().to_string();
+fn list(orders: &[Order]) -> Markup {
     html! {
         section.panel { div.scroll { table.hover {
             thead { tr {
                 th { "Order" } th { "Placed, UTC" } th { "Status" } th { "Payment" } th { "Stock" } th.number { "Total" }
             } }
             tbody { @for order in orders {
-                @let (id, status) = (text(order, "order_id"), text(order, "status"));
+                @let (id, status) = (&order.order_id, &order.status);
                 tr {
                     th scope="row" { a href={ "/orders/" (id) } { code { (id) } } }
-                    td.when { @if let Ok(at) = text(order, "created_at").parse::<DateTime<Utc>>() { (format::time(at)) } }
+                    td.when { (format::time(order.created_at)) }
                     td { span.state.is-good[status == "confirmed"].is-warning[status == "pending"] { (status) } }
-                    td { (text(order, "payment")) }
-                    td { (text(order, "stock")) }
-                    td.number { (amount(order)) }
+                    td { (order.payment) }
+                    td { (order.stock) }
+                    td.number { (order.amount()) }
                 }
             } }
         } } }
     }
-}
-
-/// The total of an order, with its currency.
-pub fn amount(order: &Value) -> String {
-    let cents = order["total_cents"].as_i64().unwrap_or_default();
-    format!("{} {}", money(cents), order["currency"].as_str().unwrap_or_default())
-}
-
-/// Cents as whole units with two decimals.
-pub fn money(cents: i64) -> String {
-    format!("{}.{:02}", format::count((cents / 100) as f64), cents.unsigned_abs() % 100)
 }
 
 /// A UUID in its usual form; in this form it is safe in an address.
@@ -166,10 +159,5 @@ mod tests {
         ] {
             assert_eq!(parse_id(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn amounts_have_two_decimals() {
-        assert_eq!([0, 5, 390, 1_234_567].map(money), ["0.00", "0.05", "3.90", "12,345.67"]);
     }
 }

@@ -2,24 +2,7 @@
 //! ones are listed with what they wait for.
 
 mod causes;
-mod detail;
-mod find;
-pub mod pending;
+pub mod detail;
+pub mod find;
 mod picture;
-mod stuck;
-mod timeline;
-
-use axum::Router;
-use axum::routing::get;
-
-use crate::app::App;
-
-/// The service that decides orders.
-pub const DECIDER: &str = "order";
-
-pub fn router() -> Router<App> {
-    Router::new()
-        .route("/orders", get(find::show))
-        .route("/orders/stuck/events", get(stuck::follow))
-        .route("/orders/{order_id}", get(detail::show))
-}
+pub mod stuck;

@@ -4,8 +4,8 @@
 
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
+use ops_client::{Delivery, DeliveryState, Step, Timeline};
 
-use super::timeline::{Delivery, DeliveryState, Step, Timeline};
 use crate::format;
 
 /// The columns of the drawing: times, names of events, and the lifelines.
@@ -25,7 +25,8 @@ const ARROW: f64 = 7.0;
 
 /// The sentence for readers who do not see the picture; the table below it has the details.
 fn summary(timeline: &Timeline) -> String {
-    let events = timeline.steps.iter().map(|step| format!("{} by {}", step.topic, step.publisher));
+    let events =
+        timeline.steps.iter().map(|step| format!("{} by {}", step.event.topic, step.publisher));
     format!("Sequence of the events of the order: {}", events.collect::<Vec<_>>().join(", "))
 }
 
@@ -44,13 +45,14 @@ pub fn draw(timeline: &Timeline, services: &[String], now: DateTime<Utc>) -> Mar
             arrow(step, delivery, (lane(&step.publisher), lane(&delivery.subscriber)), y, now)
         });
         let deliveries: Vec<Markup> = deliveries.collect();
-        let since = before.map(|before| (step.occurred_at - before).to_std().unwrap_or_default());
+        let since =
+            before.map(|before| (step.event.occurred_at - before).to_std().unwrap_or_default());
         let height = STEP_HEIGHT + DELIVERY_HEIGHT * deliveries.len() as f64;
         rows.push(html! {
             (event(step, since.map(|since| since.as_secs_f64()), y, lane(&step.publisher)))
             @for delivery in &deliveries { (delivery) }
         });
-        before = Some(step.occurred_at);
+        before = Some(step.event.occurred_at);
         y += height + GAP;
     }
     let width = LANES_X + LANE_WIDTH * services.len() as f64;
@@ -70,15 +72,15 @@ pub fn draw(timeline: &Timeline, services: &[String], now: DateTime<Utc>) -> Mar
 
 /// The time, the name and the dot of an event.
 fn event(step: &Step, since: Option<f64>, y: f64, x: f64) -> Markup {
-    let waits = step.in_outbox == Some(true);
+    let waits = step.event.in_outbox == Some(true);
     html! {
-        text.time x=(px(TIME_X)) y=(px(y + 4.0)) { (step.occurred_at.format("%H:%M:%S%.3f")) }
+        text.time x=(px(TIME_X)) y=(px(y + 4.0)) { (step.event.occurred_at.format("%H:%M:%S%.3f")) }
         @if let Some(seconds) = since {
             text.since x=(px(TIME_X)) y=(px(y + 19.0)) { "+" (format::span(seconds)) }
         }
-        text.event x=(px(EVENT_X)) y=(px(y + 4.0)) { (step.topic) }
+        text.event x=(px(EVENT_X)) y=(px(y + 4.0)) { (step.event.topic) }
         @if waits { text.since.is-warning x=(px(EVENT_X)) y=(px(y + 19.0)) { "waits in the outbox" } }
-        line.lead x1=(px(EVENT_X + 8.0 * step.topic.len() as f64)) x2=(px(x - 8.0)) y1=(px(y)) y2=(px(y)) {}
+        line.lead x1=(px(EVENT_X + 8.0 * step.event.topic.len() as f64)) x2=(px(x - 8.0)) y1=(px(y)) y2=(px(y)) {}
         circle.decided.is-warning[waits] cx=(px(x)) cy=(px(y)) r="5" {}
     }
 }
@@ -99,7 +101,7 @@ fn arrow(
         DeliveryState::Handled { .. } => "delivery is-good",
         DeliveryState::DeadLetter { .. } => "delivery is-bad",
         DeliveryState::Waits => "delivery is-warning",
-        DeliveryState::Unknown => "delivery is-silent",
+        DeliveryState::Forgotten | DeliveryState::Unknown => "delivery is-silent",
     };
     // The label is beside the lifeline where the arrow ends, since arrows cross the lifelines between.
     let label_x = to - LANE_WIDTH / 2.0 * direction;
@@ -114,12 +116,13 @@ fn arrow(
 
 /// What became of a delivery, in a few words.
 pub fn label(step: &Step, delivery: &Delivery, now: DateTime<Utc>) -> String {
-    let span = format::span(step.duration(delivery, now));
+    let span = format::span(step.duration(delivery, now).as_seconds_f64());
     match &delivery.state {
         DeliveryState::Handled { attempts: 1, .. } => span,
         DeliveryState::Handled { attempts, .. } => format!("{span}, {attempts} tries"),
         DeliveryState::DeadLetter { id, state, .. } => format!("dead letter {id}, {state}"),
         DeliveryState::Waits => format!("waits, {span}"),
+        DeliveryState::Forgotten => "unknown: too old".to_string(),
         DeliveryState::Unknown => "no answer".to_string(),
     }
 }

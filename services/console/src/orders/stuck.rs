@@ -8,12 +8,13 @@ use futures::stream;
 use maud::{Markup, html};
 use tokio::time::sleep;
 
-use super::pending::{
-    self, AgeCount, LISTED_MAX, PendingOrders, REFRESH_INTERVAL, STUCK_SECONDS_MIN, age,
-};
-use super::{DECIDER, causes};
+use super::causes;
 use crate::app::App;
+use crate::feeds::pending::{
+    AgeCount, LISTED_MAX, PendingOrders, REFRESH_INTERVAL, STUCK_SECONDS_MIN, age,
+};
 use crate::operators::Operator;
+use crate::order::DECIDER;
 use crate::{format, streams};
 
 /// The region that shows it, which a stream keeps current.
@@ -27,7 +28,7 @@ pub async fn region(app: &App, operator: &Operator) -> Markup {
 }
 
 async fn render(app: &App, operator: &Operator) -> Markup {
-    let answer = match pending::read(app, operator).await {
+    let answer = match app.pending.read(&app.services, operator).await {
         Ok(answer) => answer,
         Err(why) => return html! { p.notice.is-bad { (why) } },
     };
@@ -122,5 +123,5 @@ pub async fn follow(State(app): State<App>, operator: Operator) -> Response {
             sleep(REFRESH_INTERVAL).await;
         }
     });
-    streams::respond(&app, events)
+    streams::respond(&app.stopping, events)
 }

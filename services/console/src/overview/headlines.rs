@@ -2,10 +2,10 @@
 
 use maud::{Markup, html};
 
+use crate::feeds::books::Books;
+use crate::feeds::pending::PendingOrders;
 use crate::format;
 use crate::metrics::snapshot::{ServiceState, Snapshot, bound_of_letters};
-use crate::orders::pending::PendingOrders;
-use crate::overview::books::Books;
 
 /// The seconds over which rates are taken.
 const RATE_SECONDS: i64 = 60;

@@ -1,10 +1,8 @@
 //! The overview: what the stack is doing now. The page is complete when it is loaded, and a stream of server-sent
 //! events then replaces the regions that change.
 
-pub mod books;
 mod charts;
 mod headlines;
-pub mod insights;
 mod pending;
 pub mod regions;
 mod sales_charts;
@@ -13,30 +11,33 @@ mod tables;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::response::sse::Event;
-use axum::routing::get;
 use futures::stream;
 use maud::html;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::feeds::insights;
+use crate::feeds::rendered::Rendered;
 use crate::operators::Operator;
-use crate::overview::regions::{REGIONS, Rendered, SPOKEN_REGION};
+use crate::overview::regions::{REGIONS, SPOKEN_REGION};
 use crate::pages::{self, Section};
 use crate::streams;
 
-pub fn router() -> Router<App> {
-    Router::new().route("/", get(show)).route("/overview/events", get(follow))
+/// Asks again for what is old, with the operator's token.
+fn refresh(app: &App, operator: &Operator) {
+    app.books.refresh(&app.services, operator, &app.snapshot.borrow().window.total);
+    app.pending.refresh(&app.services, operator);
+    if app.settings.insights_url.is_some() {
+        insights::refresh(&app.insights, &app.services, operator);
+    }
 }
 
-async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) -> Response {
-    app.books.refresh(&app, &operator);
-    app.pending.refresh(&app, &operator);
-    app.insights.refresh(&app, &operator);
+pub async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) -> Response {
+    refresh(&app, &operator);
     let rendered = regions::render(&app, &app.snapshot.borrow().clone(), &Rendered::default());
     let body = html! {
         div.title {
@@ -66,23 +67,21 @@ struct RegionStream {
 }
 
 /// A message for each region that changed.
-async fn follow(State(app): State<App>, operator: Operator) -> Response {
+pub async fn follow(State(app): State<App>, operator: Operator) -> Response {
     let rendered = app.rendered.subscribe();
     let stream = RegionStream { app: app.clone(), operator, rendered, sent: 0, ready: Vec::new() };
     let events = stream::unfold(stream, |mut stream| async move {
         let event = stream.next().await?;
         Some((event, stream))
     });
-    streams::respond(&app, events)
+    streams::respond(&app.stopping, events)
 }
 
 impl RegionStream {
     async fn next(&mut self) -> Option<Event> {
         while self.ready.is_empty() {
             self.rendered.changed().await.ok()?;
-            self.app.books.refresh(&self.app, &self.operator);
-            self.app.pending.refresh(&self.app, &self.operator);
-            self.app.insights.refresh(&self.app, &self.operator);
+            refresh(&self.app, &self.operator);
             let rendered = self.rendered.borrow_and_update().clone();
             let changed = rendered.changed_since(self.sent);
             self.ready =

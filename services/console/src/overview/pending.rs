@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
+use crate::feeds::pending::{LATE_SECONDS_MIN, PendingOrders, age};
 use crate::format;
-use crate::orders::pending::{LATE_SECONDS_MIN, PendingOrders, age};
 
 /// Orders that are pending for so long are in trouble.
 const BAD_SECONDS: i64 = 600;
@@ -77,7 +77,7 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
-    use crate::orders::pending::AgeCount;
+    use crate::feeds::pending::AgeCount;
 
     #[test]
     fn each_order_is_in_the_range_of_its_age() {

@@ -1,11 +1,10 @@
 //! The regions of the overview. They are rendered once for all viewers, and a viewer gets those that changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use maud::{Markup, PreEscaped};
+use std::time::Duration;
 
 use crate::app::App;
+use crate::feeds::rendered::Rendered;
 use crate::metrics::snapshot::Snapshot;
 use crate::overview::{charts, headlines, pending, sales_charts, summary, tables};
 
@@ -36,36 +35,13 @@ pub const REGIONS: [Region; 13] = [
     Region { id: "books", name: "Books", class: "panel wide" },
 ];
 
-/// The markup of every region, and the version in which it changed last.
-#[derive(Clone, Debug, Default)]
-pub struct Rendered {
-    pub version: u64,
-    regions: BTreeMap<&'static str, (Arc<str>, u64)>,
-}
-
-impl Rendered {
-    /// A region, for the page.
-    pub fn markup(&self, id: &str) -> Markup {
-        PreEscaped(self.regions.get(id).map_or(String::new(), |(text, _)| text.to_string()))
-    }
-
-    /// The regions that changed after a version, in the sequence of the page.
-    pub fn changed_since(&self, version: u64) -> impl Iterator<Item = (&'static str, &str)> {
-        REGIONS.iter().filter_map(move |region| {
-            let (text, changed) = self.regions.get(region.id)?;
-            (*changed > version).then_some((region.id, &**text))
-        })
-    }
-}
-
 /// Renders all regions; those that are as before keep their version.
 pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
     let (books, pending) = (app.books.present(), app.pending.present());
     let pending = pending.as_deref();
     let known = pending.and_then(|answer| answer.as_ref().ok());
-    let sums = app.insights.present();
+    let sums = app.insights.present(Duration::MAX);
     let sums = sums.as_deref();
-    let version = before.version + 1;
     let markup = |id: &str| match id {
         SPOKEN_REGION => summary::render(snapshot, known),
         "figures" => headlines::render(snapshot, &books, known),
@@ -81,33 +57,11 @@ pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
         "outboxes" => tables::outboxes(snapshot),
         _ => tables::books(&books),
     };
-    let regions = REGIONS.iter().map(|region| {
-        let text: Arc<str> = markup(region.id).into_string().into();
-        match before.regions.get(region.id) {
-            Some((known, changed)) if *known == text => (region.id, (text, *changed)),
-            _ => (region.id, (text, version)),
-        }
-    });
-    Rendered { version, regions: regions.collect() }
+    before.next(REGIONS.iter().map(|region| (region.id, markup(region.id).into_string())))
 }
 
 /// Gives all open pages the regions as of now.
 pub fn publish(app: &App, snapshot: &Snapshot) {
     let before = app.rendered.borrow().clone();
     app.rendered.send_replace(Arc::new(render(app, snapshot, &before)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_viewer_gets_the_regions_that_changed_after_the_last_that_it_got() {
-        let text = |text: &str| Arc::<str>::from(text);
-        let regions = BTreeMap::from([("figures", (text("a"), 3)), ("books", (text("b"), 1))]);
-        let rendered = Rendered { version: 3, regions };
-        assert_eq!(Vec::from_iter(rendered.changed_since(0)), [("figures", "a"), ("books", "b")]);
-        assert_eq!(Vec::from_iter(rendered.changed_since(2)), [("figures", "a")]);
-        assert_eq!(rendered.changed_since(3).count(), 0);
-    }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use maud::{Markup, html};
 
+use crate::feeds::insights::{MINUTES, OutcomeSum, Sale, Sums};
 use crate::format;
 use crate::overview::charts::{TOP, TimeAxis, nice_maximum, plot_height, px, view_box};
-use crate::overview::insights::{MINUTES, OutcomeSum, Sale, Sums};
 
 /// The items that have a colour of their own. The others share one.
 const ITEMS_MAX: usize = 4;

@@ -3,8 +3,8 @@
 
 use maud::{Markup, html};
 
+use crate::feeds::pending::{PendingOrders, age};
 use crate::metrics::snapshot::{InstanceState, Readiness, ServiceState, Snapshot};
-use crate::orders::pending::{PendingOrders, age};
 
 /// The spans of time that a sentence names, in seconds.
 const SPANS: [i64; 9] = [2, 5, 10, 30, 60, 300, 600, 3_600, 86_400];
@@ -81,8 +81,8 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
+    use crate::feeds::pending::AgeCount;
     use crate::metrics::exposition::Samples;
-    use crate::orders::pending::AgeCount;
 
     /// What a service that has nothing to do sends, as far as the overview reads it.
     const HEALTHY: &str = include_str!("healthy_metrics.txt");

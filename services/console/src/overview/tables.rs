@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
+use crate::feeds::books::Books;
+use crate::feeds::pending::PendingOrders;
 use crate::format;
 use crate::metrics::snapshot::{InstanceState, LAG_MARKED, Readiness, Snapshot, bound_of_letters};
-use crate::orders::pending::PendingOrders;
-use crate::overview::books::Books;
 
 /// Each instance of each service.
 pub fn instances(snapshot: &Snapshot) -> Markup {

@@ -2,40 +2,29 @@
 
 pub mod consumers;
 
+use axum::Form;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Form, Router};
-use chrono::{DateTime, Utc};
 use maud::{Markup, html};
+use ops_client::{Port, RepublishRequest};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::app::App;
+use crate::feeds::attention::read_consumers;
 use crate::jobs::JobReport;
 use crate::operators::Operator;
+use crate::order::DECIDER;
 use crate::pages::{self, Notice, PageError, Section};
-use crate::services::Port;
 use crate::{format, streams};
 
-/// The service with a copy of another service's items, which can be rebuilt.
-const REBUILT_SERVICE: &str = "order";
-
-pub fn router() -> Router<App> {
-    Router::new()
-        .route("/repair", get(show))
-        .route("/repair/republish", post(republish))
-        .route("/repair/rebuild", post(rebuild))
-        .merge(consumers::router())
-}
-
-async fn show(
+pub async fn show(
     State(app): State<App>,
     operator: Operator,
     headers: HeaderMap,
 ) -> Result<Response, PageError> {
-    let consumers = consumers::read_all(&app, &operator).await;
+    let consumers = read_consumers(&app.services, &operator).await;
     let body = html! {
         div.title { h1 { "Repair" } (streams::state()) }
         (app.jobs.live_region())
@@ -82,13 +71,13 @@ fn rebuild_panel() -> Markup {
 }
 
 #[derive(Deserialize)]
-struct RepublishForm {
+pub struct RepublishForm {
     service: String,
     key: String,
     since: String,
 }
 
-async fn republish(
+pub async fn republish(
     State(app): State<App>,
     operator: Operator,
     Form(form): Form<RepublishForm>,
@@ -102,14 +91,14 @@ async fn republish(
     };
     let names = app.services.names.iter();
     let names = names.filter(|name| form.service.is_empty() || **name == form.service);
-    let (names, key) = (names.cloned().collect(), form.key.trim().to_string());
+    let (names, key) = (names.cloned().collect(), Some(form.key.trim().to_string()));
+    let all = RepublishRequest { key: key.filter(|key| !key.is_empty()), since, after: None };
     let title = format!(
         "Republication of {}",
         if form.service.is_empty() { "every service" } else { &form.service }
     );
     let (jobs, app) = (app.clone(), app);
-    let started =
-        jobs.jobs.start(title, |report| republish_all(app, operator, names, (key, since), report));
+    let started = jobs.jobs.start(title, |report| republish_all(app, operator, names, all, report));
     let notice = started.map_or_else(|refused| refused, |()| Notice::done(""));
     pages::redirect("/repair", notice)
 }
@@ -119,50 +108,50 @@ async fn republish_all(
     app: App,
     operator: Operator,
     services: Vec<String>,
-    (key, since): (String, Option<DateTime<Utc>>),
+    all: RepublishRequest,
     report: JobReport,
 ) -> Result<String, String> {
-    let mut republished = 0.0;
+    let mut count = 0;
+    let republished = |count: u64| format!("{} events republished", format::count(count as f64));
     for service in &services {
-        let mut body = json!({});
-        if !key.is_empty() {
-            body["key"] = key.clone().into();
-        }
-        if let Some(since) = since {
-            body["since"] = since.to_rfc3339().into();
-        }
+        let mut request = all.clone();
         loop {
-            let place = (&**service, Port::Admin);
-            let done =
-                app.services.post::<Value>(&operator, place, "/republish", Some(&body)).await;
-            let done = done.map_err(|error| {
-                format!("{} events republished; then: {error}", format::count(republished))
-            })?;
-            republished += done["republished"].as_f64().unwrap_or_default();
-            report.update(format!(
-                "{} events republished, now {service}",
-                format::count(republished)
-            ));
+            let done = operator.ask(&app.services).republish(service, &request).await;
+            let done = done.map_err(|error| format!("{}; then: {error}", republished(count)))?;
+            count += done.republished;
+            report.update(format!("{}, now {service}", republished(count)));
             if report.is_stopping() {
-                let count = format::count(republished);
-                return Ok(format!("{count} events republished, then stopped by an operator"));
+                return Ok(format!("{}, then stopped by an operator", republished(count)));
             }
-            if done["next"].is_null() {
+            if done.next.is_none() {
                 break;
             }
-            body["after"] = done["next"].clone();
+            request.after = done.next;
         }
     }
-    Ok(format!("{} events republished", format::count(republished)))
+    Ok(republished(count))
 }
 
-async fn rebuild(State(app): State<App>, operator: Operator) -> Response {
-    let place = (REBUILT_SERVICE, Port::Admin);
-    let rebuilt = app.services.post::<Value>(&operator, place, "/items/rebuild", None::<&()>).await;
+pub async fn rebuild(State(app): State<App>, operator: Operator) -> Response {
+    // It has a copy of another service's items.
+    let (ops, place) = (operator.ask(&app.services), (DECIDER, Port::Admin));
+    let rebuilt = ops.post(place, "/items/rebuild", None::<&()>).await;
     let done = |answer: Value| {
         let fields = answer.as_object().into_iter().flatten();
         let fields: Vec<_> = fields.map(|(name, value)| format!("{name} {value}")).collect();
         Notice::done(format!("The items are rebuilt: {}.", fields.join(", ")))
     };
     pages::redirect("/repair", rebuilt.map_or_else(Notice::failed, done))
+}
+
+/// The job under way stops.
+pub async fn stop_job(State(app): State<App>, headers: HeaderMap) -> Response {
+    app.jobs.stop();
+    let notice = Notice::done("The job stops after its current step.");
+    pages::redirect(pages::referer_path(&headers), notice)
+}
+
+/// The job under way, live.
+pub async fn follow_job(State(app): State<App>) -> Response {
+    streams::respond(&app.stopping, app.jobs.updates())
 }

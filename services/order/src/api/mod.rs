@@ -6,9 +6,9 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    Caller, ChangeFeed, Commands, EmptyBody, IdempotencyKey, IdempotentRequest, Json,
-    OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record, Reply,
-    label_request, openapi,
+    Caller, ChangeFeed, Commands, EmptyBody, FeedEntry, IdempotencyKey, IdempotentRequest, Json,
+    LastEventId, OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record,
+    Reply, ServerSentEvent, label_request, openapi,
 };
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
 use serde::{Deserialize, Serialize};
@@ -44,8 +44,8 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(place_order, list_orders))
         .routes(routes!(show_order))
         .routes(routes!(cancel_order))
-        .routes(routes!(history::show_history))
-        .routes(routes!(history::follow_order))
+        .routes(routes!(show_history))
+        .routes(routes!(follow_order))
         .routes(routes!(list_items))
 }
 
@@ -201,6 +201,65 @@ async fn find_order(api: &Api, caller: &Caller, order_id: Uuid) -> Result<Order,
     let order = Order::find(&api.db, order_id).await?;
     let order = order.filter(|order| caller.may_read(order.customer_id));
     order.ok_or_else(|| Refusal::NoSuchOrder.into())
+}
+
+/// The history of an order.
+#[derive(Serialize, ToSchema)]
+struct History {
+    order_id: Uuid,
+    history: Vec<HistoryEntry>,
+}
+
+/// Shows every event of an order, in the sequence in which this service committed them.
+#[utoipa::path(get, path = "/orders/{order_id}/history",
+    security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
+    (status = 200, description = "The events, the oldest first.", body = History),
+    (status = 404, description = "There is no such order."),
+))]
+async fn show_history(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(order_id): Path<Uuid>,
+) -> Result<JsonResponse<History>, Problem> {
+    let history = find_history(&api, &caller, order_id).await?;
+    Ok(JsonResponse(History { order_id, history }))
+}
+
+async fn find_history(
+    api: &Api,
+    caller: &Caller,
+    order_id: Uuid,
+) -> Result<Vec<HistoryEntry>, Problem> {
+    label_request("order_id", order_id);
+    if !caller.reads_all_owners() {
+        find_order(api, caller, order_id).await?;
+    }
+    // Positions are counted from 1.
+    let query = sqlx::query_as(HistoryEntry::QUERY).bind(vec![order_id]).bind(vec![0_i64]);
+    let history: Vec<HistoryEntry> = query.fetch_all(&api.db).await?;
+    if history.is_empty() { Err(Refusal::NoSuchOrder.into()) } else { Ok(history) }
+}
+
+/// Follows an order until it ends, as server-sent events.
+///
+/// Each event of the order is one server-sent event: `id` is its event_id, `event` its name, and `data` its
+/// entry in the history. The stream begins with the events that exist already, and ends after
+/// `orders.confirmed` or `orders.cancelled`. A client resumes a stream that ends sooner with
+/// `Last-Event-ID`, as browsers do by themselves.
+#[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId),
+    security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
+    (status = 200, description = "The events.", body = ServerSentEvent, content_type = "text/event-stream"),
+    (status = 204, description = "The client has received all events, and there will be no more."),
+    (status = 404, description = "There is no such order."),
+))]
+async fn follow_order(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(order_id): Path<Uuid>,
+    LastEventId(seen): LastEventId,
+) -> Result<Response, Problem> {
+    let log = find_history(&api, &caller, order_id).await?;
+    api.feed.for_caller(&caller).event_stream(log, seen)
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -1,25 +1,11 @@
 //! The history of an order: every event of it, published and received, in the sequence in which this service
 //! committed them.
 
-use chassis::{Event, HandlerContext, Record, WriteBatch};
+use chassis::{Event, HandlerContext, WriteBatch};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Orders;
-
-/// A row that is added to an order's history.
-#[derive(Clone, Debug, PartialEq, Record)]
-#[record(table = "history", key = "event_id")]
-pub struct NewHistoryEntry {
-    pub order_id: Uuid,
-    pub event_id: Uuid,
-    pub position: i64,
-    pub event: &'static str,
-    /// The event as JSON.
-    pub detail: String,
-    pub occurred_at: DateTime<Utc>,
-    pub recorded_at: DateTime<Utc>,
-}
+use super::{NewHistoryEntry, Orders};
 
 impl Orders {
     /// Adds the event that is being handled to its order's history.

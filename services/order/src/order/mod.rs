@@ -14,9 +14,6 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-pub use history::NewHistoryEntry;
-use pending::PendingOrder;
-
 /// An order. Its status leaves `pending` once, and what was ordered never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
 #[record(table = "orders", key = "order_id")]
@@ -146,6 +143,28 @@ pub struct CancelOrder {
     pub reason: Reason,
     /// Who cancels it. The order of another customer is as if there were none.
     pub caller: Caller,
+}
+
+/// A row that is added to an order's history.
+#[derive(Clone, Debug, PartialEq, Record)]
+#[record(table = "history", key = "event_id")]
+pub struct NewHistoryEntry {
+    pub order_id: Uuid,
+    pub event_id: Uuid,
+    pub position: i64,
+    pub event: &'static str,
+    /// The event as JSON.
+    pub detail: String,
+    pub occurred_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// A pending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Record)]
+#[record(table = "pending_orders", key = "order_id", immutable)]
+pub struct PendingOrder {
+    pub created_at: DateTime<Utc>,
+    pub order_id: Uuid,
 }
 
 /// The rows of one batch.

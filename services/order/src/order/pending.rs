@@ -1,18 +1,10 @@
 //! The table of pending orders: a row is added with each order, and deleted when the order ends.
 
-use chassis::{Record, WriteBatch};
+use chassis::WriteBatch;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Orders;
-
-/// A pending order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Record)]
-#[record(table = "pending_orders", key = "order_id", immutable)]
-pub struct PendingOrder {
-    pub created_at: DateTime<Utc>,
-    pub order_id: Uuid,
-}
+use super::{Orders, PendingOrder};
 
 impl Orders {
     /// Lists a new order as pending.

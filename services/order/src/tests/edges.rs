@@ -70,6 +70,9 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!([line("pen", 1_001)]), "lines[0].quantity"),
         (json!([line("pen", 1 << 40)]), "lines[0].quantity"),
         (json!([{"sku": "pen"}]), "lines[0].quantity"),
+        (json!([{"sku": "pen", "quantity": null}]), "lines[0].quantity"),
+        (json!([{"sku": "pen", "quantity": "1"}]), "lines[0].quantity"),
+        (json!([{"sku": "pen", "quantity": 1.5}]), "lines[0].quantity"),
         (json!([line("", 1)]), "lines[0].sku"),
         (json!([line(&"x".repeat(65), 1)]), "lines[0].sku"),
         (json!([line("a\u{0}b", 1)]), "lines[0].sku"),
@@ -96,6 +99,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
     }
     for (request, field) in [
         (json!({"lines": [line("pen", 1)]}), "customer_id"),
+        (json!({"customer_id": CUSTOMER}), "lines"),
         (json!({"customer_id": "me", "lines": [line("pen", 1)]}), "customer_id"),
         (
             json!({"customer_id": CUSTOMER, "lines": [line("pen", 1)], "total_cents": 1}),

@@ -42,6 +42,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!({"amount_cents": -1}), "amount_cents"),
         (json!({"amount_cents": DEPOSITED_MAX_CENTS + 1}), "amount_cents"),
         (json!({"amount_cents": 1e30}), "amount_cents"),
+        (json!({"amount_cents": 0.5}), "amount_cents"),
         (json!({"amount_cents": "1"}), "amount_cents"),
         (json!({}), "amount_cents"),
         (json!({"amount_cents": 1, "currency": "CHF"}), "currency"),

@@ -50,6 +50,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
         ("pen", json!({"name": "Pen", "price_cents": 1_000_000_001}), "price_cents"),
         ("pen", json!({"name": "Pen", "price_cents": 1.5}), "price_cents"),
         ("pen", json!({"name": "Pen"}), "price_cents"),
+        ("pen", json!({"name": "Pen", "price_cents": "1"}), "price_cents"),
         ("pen", json!({"name": "Pen", "price_cents": 1, "available": 7}), "available"),
         (&long, json!({"name": "Pen", "price_cents": 1}), "sku"),
         ("a%00b", json!({"name": "Pen", "price_cents": 1}), "sku"),
@@ -75,6 +76,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!(-1), "quantity"),
         (json!(1_000_000_001), "quantity"),
         (json!("1"), "quantity"),
+        (json!(1e30), "quantity"),
     ] {
         let refused =
             client.post("/items/pen/deliveries", Some("k"), json!({"quantity": quantity})).await;

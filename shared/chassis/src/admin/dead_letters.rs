@@ -16,7 +16,7 @@ use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::query::{DeadLetterFilter, DeadLetterSummary};
 use crate::dead_letter::{self, DeadLetter, DeadLetterState, ReasonKind};
 use crate::http::callers::caller::Caller;
-use crate::http::extractors::{Json, JsonOrDefault, Path, Query, deserialize_integer};
+use crate::http::extractors::{Json, JsonOrDefault, Path, Query};
 use crate::http::pagination::PageLimit;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
@@ -69,7 +69,6 @@ struct ListQuery {
     limit: PageLimit<1_000>,
 }
 
-/// Which dead letters to list.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ListedState {
@@ -107,16 +106,15 @@ async fn list_dead_letters<R: UnitOfWork>(
         ListedState::Discarded => Some(DeadLetterState::Discarded),
         ListedState::All => None,
     };
-    let filter = DeadLetterFilter { state, topic, kind, key, reason, since, until, after };
-    let state = Some(DeadLetterState::Waiting);
-    let waiting = DeadLetterFilter { state, after: 0, ..filter.clone() };
-    let waiting = dead_letter::count(&dead_letters.db, &waiting).await?;
-    let mut page = dead_letter::list(&dead_letters.db, &filter, limit.query_limit()).await?;
+    let filter = DeadLetterFilter { topic, kind, key, reason, since, until, after };
+    let on_any_page = DeadLetterFilter { after: 0, ..filter.clone() };
+    let db = &dead_letters.db;
+    let waiting = dead_letter::count_waiting(db, &on_any_page).await?;
+    let mut page = dead_letter::list(db, state, &filter, limit.query_limit()).await?;
     let next = limit.split_page_by_rows(&mut page, |last| last.dead_letter_id);
     Ok(Json(DeadLetterPage { waiting, dead_letters: page, next }))
 }
 
-/// The dead letter of the path.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 struct DeadLetterPath {
@@ -189,27 +187,6 @@ async fn replay<R: UnitOfWork>(
     Ok(Json(SettleResponse { dead_letter_id, outcome, loss: None }))
 }
 
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct ReplayAllRequest {
-    /// Only dead letters of this topic.
-    topic: Option<String>,
-    /// Only dead letters of this kind: `undecodable`, `unprocessable` or `handler_failed`.
-    #[schema(value_type = Option<String>)]
-    kind: Option<ReasonKind>,
-    /// Only dead letters whose record has this key.
-    key: Option<String>,
-    /// Only dead letters whose reason contains this text, in upper or lower case.
-    reason: Option<String>,
-    /// Only dead letters that were stored at this time or later.
-    since: Option<DateTime<Utc>>,
-    /// Only dead letters that were stored before this time.
-    until: Option<DateTime<Utc>>,
-    /// Only dead letters after this one: `next` of the request before.
-    #[serde(default, deserialize_with = "deserialize_integer")]
-    after: i64,
-}
-
 #[derive(Serialize, ToSchema)]
 struct ReplayAllResponse {
     replayed: u64,
@@ -223,20 +200,20 @@ struct ReplayAllResponse {
 
 /// Replays all dead letters that wait, the oldest first, each in a transaction of its own, up to a bound.
 #[utoipa::path(post, path = "/dead-letters/replay",
-    request_body(content = Option<ReplayAllRequest>, description = "Which of them: all, if there is no body."),
+    request_body(content = Option<DeadLetterFilter>, description = "Which of them: all, if there is no body."),
     responses((status = 200, description = "What this request did.", body = ReplayAllResponse)))]
 async fn replay_all<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     actor: Caller,
-    JsonOrDefault(request): JsonOrDefault<ReplayAllRequest>,
+    JsonOrDefault(mut filter): JsonOrDefault<DeadLetterFilter>,
 ) -> Result<Json<ReplayAllResponse>, Problem> {
     // Once for all of them: it takes seconds until an unknown schema is known to be unknown again.
     dead_letters.registry.evict_unresolved();
-    let state = Some(DeadLetterState::Waiting);
-    let ReplayAllRequest { topic, kind, key, reason, since, until, after } = request;
-    let mut filter = DeadLetterFilter { state, topic, kind, key, reason, since, until, after };
-    let (began, mut replayed, mut still_unprocessable) = (Instant::now(), 0, 0);
-    for dead_letter in dead_letter::list(&dead_letters.db, &filter, REPLAY_BATCH_MAX).await? {
+    let db = &dead_letters.db;
+    let waiting = Some(DeadLetterState::Waiting);
+    let began = Instant::now();
+    let (mut replayed, mut still_unprocessable) = (0, 0);
+    for dead_letter in dead_letter::list(db, waiting, &filter, REPLAY_BATCH_MAX).await? {
         if began.elapsed() > REPLAY_DURATION_MAX {
             break;
         }
@@ -257,7 +234,7 @@ async fn replay_all<R: UnitOfWork>(
         filter.after = dead_letter.dead_letter_id;
     }
     // The replayed ones stay replayed, even if the number of those left is unknown now.
-    let left = dead_letter::count(&dead_letters.db, &filter).await;
+    let left = dead_letter::count_waiting(db, &filter).await;
     let left = left.map_err(Problem::admin_outcome_unknown)?;
     let next = Some(filter.after).filter(|_| left > 0);
     Ok(Json(ReplayAllResponse { replayed, still_unprocessable, left, next }))

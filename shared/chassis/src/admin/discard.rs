@@ -22,7 +22,6 @@ use crate::telemetry::panics::catch_panic;
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
 
-/// Stores what is written off with a dead letter.
 async fn insert_write_offs(
     tx: &mut PgTransaction<'_>,
     dead_letter_id: i64,

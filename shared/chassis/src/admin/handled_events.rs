@@ -23,7 +23,6 @@ const EVENTS_MAX: usize = 50;
 /// Dead letters that are shown of one event, the newest ones: every duplicate of its record can be one.
 const DEAD_LETTERS_MAX: i64 = 10;
 
-/// The route `GET /handled-events`.
 pub(super) fn router(db: PgPool) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list_handled_events)).with_state(db)
 }
@@ -72,7 +71,6 @@ async fn list_handled_events(
     Ok(Json(HandledEvents { events: event_ids.into_iter().map(event).collect() }))
 }
 
-/// The ids in the query, each once.
 fn parse_event_ids(parameters: &[(String, String)]) -> Result<Vec<Uuid>, Problem> {
     let mut event_ids = Vec::with_capacity(parameters.len());
     for (name, value) in parameters {

@@ -129,7 +129,6 @@ async fn rewind_consumer(
 pub(crate) struct AdminHosts(Arc<[String]>);
 
 impl AdminHosts {
-    /// Reads comma-separated names.
     pub fn new(names: Option<&str>) -> AdminHosts {
         let names = names.unwrap_or_default().split(',').map(str::trim);
         AdminHosts(names.filter(|name| !name.is_empty()).map(str::to_ascii_lowercase).collect())

@@ -26,7 +26,6 @@ use crate::http::problem::Problem;
 const OUTBOX_ROWS_MAX: i64 = 100_000;
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The route `GET /published-events`.
 pub(super) fn router(db: PgPool, sources: Arc<[RepublishSource]>) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list_published_events)).with_state((db, sources))
 }

@@ -2,7 +2,6 @@
 
 use crate::http::problem::Problem;
 
-/// Characters of a reason.
 const REASON_CHARS_MAX: usize = 1_000;
 
 /// A reason without the blanks around it.

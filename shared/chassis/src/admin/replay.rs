@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::consumer::router::EventRouter;
 use crate::crash_point;
 use crate::db::{self, DbErrorClass};
-use crate::dead_letter::{self, DeadLetter, DeadLetterReason, DeadLetterState, ReasonKind};
+use crate::dead_letter::{self, DeadLetter, DeadLetterReason, DeadLetterState};
 use crate::event::avro::{Undecodable, unframe};
 use crate::flow::wakeups::Wakeups;
 use crate::http::callers::caller::Caller;
@@ -24,7 +24,7 @@ use crate::kafka::record::{dataschema, schema_id};
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
 use crate::transaction::events::apply_events;
 use crate::transaction::failure::{ApplyError, Reaction};
-use crate::transaction::incoming_record::{Content, IncomingRecord, PendingSchema};
+use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
 
 /// Timeout of settling one dead letter. It is shorter than that of a request, so that the operator gets this
@@ -72,11 +72,8 @@ pub(crate) struct DecodedRecord {
     pub unreadable: Option<String>,
 }
 
-/// Why an attempt did not replay a dead letter.
 enum ReplayError {
-    /// Its transaction failed.
     Failed(ApplyError),
-    /// The operator gets this answer.
     Refused(Problem),
 }
 
@@ -105,15 +102,10 @@ pub(super) fn is_settled(
     let (kind, detail) = match state {
         DeadLetterState::Waiting => return Ok(false),
         _ if state == requested => return Ok(true),
-        DeadLetterState::Replayed => (
-            "replayed",
-            format!("Dead letter {id} was replayed: there is nothing left to discard."),
-        ),
-        DeadLetterState::Discarded => {
-            ("discarded", format!("Dead letter {id} was discarded, which is final."))
-        }
+        DeadLetterState::Replayed => ("replayed", "replayed: there is nothing left to discard"),
+        DeadLetterState::Discarded => ("discarded", "discarded, which is final"),
     };
-    Err(Problem::conflict(kind, detail))
+    Err(Problem::conflict(kind, format!("Dead letter {id} was {detail}.")))
 }
 
 impl<R: UnitOfWork> DeadLetters<R> {
@@ -209,13 +201,10 @@ impl<R: UnitOfWork> DeadLetters<R> {
 
     /// The answer for a dead letter that is settled already. Locking its row writes to the database's log, so
     /// that this answer is as durable as the transaction that settled it.
-    pub(super) async fn already_settled(
-        &self,
-        dead_letter_id: i64,
-    ) -> Result<SettleOutcome, Problem> {
+    pub(super) async fn already_settled(&self, id: i64) -> Result<SettleOutcome, Problem> {
         let work = async {
             let mut tx = db::begin(&self.db).await.map_err(unavailable)?;
-            dead_letter::lock(&mut tx, dead_letter_id).await.map_err(unavailable)?;
+            dead_letter::lock(&mut tx, id).await.map_err(unavailable)?;
             tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
             Ok(SettleOutcome::DoneBefore)
         };
@@ -223,24 +212,17 @@ impl<R: UnitOfWork> DeadLetters<R> {
     }
 
     /// The event of a dead letter with its handler, decoded with today's code and schemas.
-    pub(super) async fn parse(
-        &self,
-        dead_letter: &DeadLetter,
-    ) -> Result<IncomingRecord<R>, Problem> {
-        let message = dead_letter.to_message();
+    pub(super) async fn parse(&self, letter: &DeadLetter) -> Result<IncomingRecord<R>, Problem> {
+        let message = letter.to_message();
         let schemas = self.registry.get_schemas(schema_id(&message)).await;
         let mut item = self.router.parse(message, &schemas);
-        if let Some(reason) = dead_letter.truncation_reason() {
-            item.content =
-                Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason });
-            return Ok(item);
-        }
-        if let Content::SchemaPending(PendingSchema { reason, is_unregistered }) = item.content {
+        if let Some(reason) = letter.truncation_reason() {
+            item.content = Content::Poison(DeadLetterReason::undecodable(reason));
+        } else if let Content::SchemaPending { reason, is_unregistered } = item.content {
             if !is_unregistered {
                 return Err(unavailable(reason));
             }
-            item.content =
-                Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason });
+            item.content = Content::Poison(DeadLetterReason::undecodable(reason));
         }
         Ok(item)
     }
@@ -248,42 +230,43 @@ impl<R: UnitOfWork> DeadLetters<R> {
     /// The content of a dead letter, decoded with the schema that its record names, or else with this
     /// service's own.
     pub async fn decode(&self, dead_letter: &DeadLetter) -> DecodedRecord {
-        let unreadable =
-            |reason: String| DecodedRecord { unreadable: Some(reason), ..DecodedRecord::default() };
-        if let Some(reason) = dead_letter.truncation_reason() {
-            return unreadable(reason);
+        let mut decoded = DecodedRecord::default();
+        if let Err(Undecodable(reason)) = self.decode_into(dead_letter, &mut decoded).await {
+            decoded.unreadable = Some(reason);
         }
-        let Some(record) = &dead_letter.record else {
-            return unreadable("the record is empty".into());
-        };
-        let (id, body) = match unframe(record) {
-            Ok(parts) => parts,
-            Err(Undecodable(reason)) => return unreadable(reason),
-        };
+        decoded
+    }
+
+    async fn decode_into(
+        &self,
+        dead_letter: &DeadLetter,
+        decoded: &mut DecodedRecord,
+    ) -> Result<(), Undecodable> {
+        if let Some(reason) = dead_letter.truncation_reason() {
+            return Err(Undecodable(reason));
+        }
+        let record = dead_letter.record.as_deref();
+        let (id, body) = unframe(record.ok_or(Undecodable("the record is empty".into()))?)?;
         let schemas = self.registry.get_schemas([id]).await;
         let reason = match schemas.find(id, dataschema(&dead_letter.to_message())) {
-            CachedSchema::Resolved(written) => match written.decode_json(body) {
-                Ok(event) => {
-                    let read_with = Some(format!("schema {id} of the registry"));
-                    return DecodedRecord { event: Some(event), read_with, unreadable: None };
-                }
-                // The bytes do not fit the writer's schema, so any other schema would decode nonsense.
-                Err(Undecodable(reason)) => return unreadable(reason),
-            },
+            CachedSchema::Resolved(written) => {
+                // If the bytes do not fit the writer's schema, any other schema would decode nonsense.
+                decoded.event = Some(written.decode_json(body)?);
+                decoded.read_with = Some(format!("schema {id} of the registry"));
+                return Ok(());
+            }
             CachedSchema::Unreadable(reason)
             | CachedSchema::Unregistered(reason)
             | CachedSchema::Reassigned(_, reason)
             | CachedSchema::Pending(reason) => reason,
         };
-        let own =
-            self.router.topic(&dead_letter.topic).map(|topic| topic.codec().decode_json(body));
-        match own {
-            Some(Ok(event)) => {
-                let read_with = Some("this service's own schema of the topic".into());
-                DecodedRecord { event: Some(event), read_with, unreadable: Some(reason) }
-            }
-            Some(Err(_)) | None => unreadable(reason),
+        if let Some(topic) = self.router.topic(&dead_letter.topic)
+            && let Ok(event) = topic.codec().decode_json(body)
+        {
+            decoded.event = Some(event);
+            decoded.read_with = Some("this service's own schema of the topic".into());
         }
+        Err(Undecodable(reason))
     }
 }
 

@@ -32,7 +32,8 @@ use crate::flow::wakeups::Wakeups;
 use crate::http::callers::caller::Caller;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
-use crate::outbox::{self, Envelope, connector};
+use crate::outbox::cdc::connector;
+use crate::outbox::{self, Envelope};
 use crate::unit_of_work::write_batch::WriteBatch;
 
 /// The time after which one request answers with a cursor instead of continuing.
@@ -117,7 +118,6 @@ async fn republish(
     Ok(Json(progress))
 }
 
-/// What one request asks for, and who asks.
 struct Act<'a> {
     since: DateTime<Utc>,
     request: String,

@@ -65,7 +65,6 @@ impl RepublishSource {
         &self.topic_names
     }
 
-    /// The cursor before its first row.
     pub(super) fn start(&self) -> String {
         format!("{}/", self.table)
     }

@@ -30,7 +30,6 @@ use crate::unit_of_work::UnitOfWork;
 /// it ends only an attempt whose connection has lost its peer.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// Timeout of its commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a batch waits for a row that another transaction holds. All commands of the batch wait, so it is
@@ -40,11 +39,9 @@ const BATCH_LOCK_TIMEOUT: &str = "500ms";
 /// The same for a single command, which is tried again. Other commands may wait behind it.
 const SINGLE_COMMAND_LOCK_TIMEOUT: &str = "100ms";
 
-/// The pauses between two attempts of a batch.
 const COMMAND_BACKOFF: RetryBackoff =
     RetryBackoff { delay_min: Duration::from_millis(20), delay_max: Duration::from_millis(500) };
 
-/// One of the tasks that take batches from the queue.
 pub(crate) struct BatchExecutor {
     connection: DedicatedConnection,
     wakeups: Arc<Wakeups>,

@@ -54,7 +54,6 @@ impl IdempotentRequest {
         IdempotentRequest::new(path, &Uuid::now_v7().to_string(), command)
     }
 
-    /// The path and the key, which are unique together.
     pub(crate) fn scope(&self) -> (&str, &str) {
         (&self.path, &self.key)
     }
@@ -71,7 +70,6 @@ fn remove_nulls(value: &mut Value) {
     }
 }
 
-/// The stored reply to a key of the batch.
 #[derive(sqlx::FromRow)]
 struct StoredReply {
     path: String,

@@ -73,10 +73,8 @@ pub fn command_channel<R: UnitOfWork>(
     heartbeat: Heartbeat,
 ) -> (Commands<R>, CommandExecutor<R>) {
     let (sender, waiting) = mpsc::channel(QUEUE_MAX);
-    (
-        Commands { service, queue: sender },
-        CommandExecutor { db, queue: waiting, wakeups, heartbeat },
-    )
+    let executor = CommandExecutor { db, queue: waiting, wakeups, heartbeat };
+    (Commands { service, queue: sender }, executor)
 }
 
 impl<R: UnitOfWork> Commands<R> {

@@ -92,7 +92,6 @@ impl<R: Loads<C>, C: Send + Sync> ErasedCommand<R> for BoundCommand<R, C> {
     }
 }
 
-/// The answer to a command for which the queue has no room.
 pub(super) fn queue_full() -> Problem {
     counter!("commands_refused_total").increment(1);
     Problem::unavailable("too many requests are waiting; nothing was stored")

@@ -16,7 +16,6 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The answer to an earlier command, from its stored reply.
     pub(crate) fn from_stored(
         status: StatusCode,
         location: Option<String>,

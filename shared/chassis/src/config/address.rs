@@ -16,19 +16,21 @@ use crate::config::secret::Secret;
 /// The port of a broker that is given without one, as in Kafka's own clients.
 const BROKER_PORT_DEFAULT: &str = "9092";
 
+/// Refuses an address for a reason, unless this holds.
+fn require(holds: bool, reason: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(reason.to_owned()) }
+}
+
 /// Parses brokers as `host:port`, comma-separated.
 pub(super) fn parse_brokers(text: &str) -> Result<String, String> {
-    if text.contains("://") {
-        return Err("a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL is \
-                    the protocol"
-            .to_owned());
-    }
+    require(
+        !text.contains("://"),
+        "a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL is the protocol",
+    )?;
     let brokers = text.split(',').map(str::trim).filter(|broker| !broker.is_empty());
     let brokers = brokers.map(parse_broker).collect::<Result<Vec<String>, String>>()?;
-    match brokers.is_empty() {
-        true => Err("it names no broker".to_owned()),
-        false => Ok(brokers.join(",")),
-    }
+    require(!brokers.is_empty(), "it names no broker")?;
+    Ok(brokers.join(","))
 }
 
 fn parse_broker(text: &str) -> Result<String, String> {
@@ -48,33 +50,25 @@ fn parse_broker(text: &str) -> Result<String, String> {
 /// Parses the base URL of an HTTP API, and removes slashes at its end.
 pub(super) fn parse_base_url(text: &str) -> Result<String, String> {
     const FORM: &str = "it is not a URL like http://host:8081/path";
-    if text.contains(',') {
-        return Err("it is a list: give one address, for several servers that of a load balancer"
-            .to_owned());
-    }
-    if text.bytes().any(|c| c.is_ascii_whitespace() || c.is_ascii_control() || c == b'\\') {
-        return Err("it holds blanks, backslashes or control characters".to_owned());
-    }
+    let list = "it is a list: give one address, for several servers that of a load balancer";
+    require(!text.contains(','), list)?;
+    let is_bad = |c: u8| c.is_ascii_whitespace() || c.is_ascii_control() || c == b'\\';
+    require(!text.bytes().any(is_bad), "it holds blanks, backslashes or control characters")?;
     let rest = ["http://", "https://"].iter().find_map(|scheme| {
         let start = text.get(..scheme.len())?;
         start.eq_ignore_ascii_case(scheme).then_some(&text[scheme.len()..])
     });
     let rest = rest.ok_or("it does not begin with http:// or https://")?;
     let url = Url::parse(text).map_err(|error| format!("{FORM}: {error}"))?;
-    if rest.starts_with('/') || url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {
-        return Err(FORM.to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("it contains credentials, which have their own variables".to_owned());
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("it contains a query or a fragment, and paths are appended to it".to_owned());
-    }
-    let base = url.as_str().trim_end_matches('/');
-    match url.path().trim_end_matches('/').contains("//") {
-        true => Err("a part of its path is empty".to_owned()),
-        false => Ok(base.to_owned()),
-    }
+    let has_host = !rest.starts_with('/') && url.host_str().is_some_and(|host| !host.is_empty());
+    require(has_host && url.port() != Some(0), FORM)?;
+    let is_open = url.username().is_empty() && url.password().is_none();
+    require(is_open, "it contains credentials, which have their own variables")?;
+    let is_base = url.query().is_none() && url.fragment().is_none();
+    require(is_base, "it contains a query or a fragment, and paths are appended to it")?;
+    let has_parts = !url.path().trim_end_matches('/').contains("//");
+    require(has_parts, "a part of its path is empty")?;
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// The parameters that sqlx supports. sqlx ignores all others, so they are refused here.
@@ -106,9 +100,8 @@ const POSTGRES_URL_PARAMETERS: [&str; 18] = [
 pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     const FORM: &str = "it is not a URL like postgres://user@host:5432/database";
     let url = Url::parse(text).map_err(|_| FORM)?;
-    if !["postgres", "postgresql"].contains(&url.scheme()) || url.fragment().is_some() {
-        return Err(FORM.to_owned());
-    }
+    let is_postgres = ["postgres", "postgresql"].contains(&url.scheme());
+    require(is_postgres && url.fragment().is_none(), FORM)?;
     let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     let given = |names: &[&str]| {
         let named = |(name, _): &&(String, String)| names.contains(&name.as_str());
@@ -117,30 +110,24 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     for (name, value) in &parameters {
         check_parameter(name, value)?;
     }
-    if let Some(mode) = given(&["sslmode", "ssl-mode"])
-        && mode.parse::<PgSslMode>().is_err()
-    {
-        return Err("its sslmode is not one of disable, allow, prefer, require, verify-ca, \
-                    verify-full"
-            .to_owned());
-    }
-    if given(&["sslcert", "ssl-cert"]).is_some() != given(&["sslkey", "ssl-key"]).is_some() {
-        return Err("it has only one of sslcert and sslkey: set both or neither".to_owned());
-    }
+    let mode = given(&["sslmode", "ssl-mode"]);
+    require(
+        mode.is_none_or(|mode| mode.parse::<PgSslMode>().is_ok()),
+        "its sslmode is not one of disable, allow, prefer, require, verify-ca, verify-full",
+    )?;
+    let [certificate, key] = [given(&["sslcert", "ssl-cert"]), given(&["sslkey", "ssl-key"])];
+    let is_whole = certificate.is_some() == key.is_some();
+    require(is_whole, "it has only one of sslcert and sslkey: set both or neither")?;
     let in_url = url.host_str().filter(|host| !host.is_empty());
     let host = given(&["host", "hostaddr"]).or(in_url).ok_or("it names no host")?;
-    if url.username().is_empty() && given(&["user"]).is_none() {
-        return Err("it names no user".to_owned());
-    }
-    if url.path().trim_start_matches('/').is_empty() && given(&["dbname"]).is_none() {
-        return Err("it names no database".to_owned());
-    }
+    require(!url.username().is_empty() || given(&["user"]).is_some(), "it names no user")?;
+    let has_path = !url.path().trim_start_matches('/').is_empty();
+    require(has_path || given(&["dbname"]).is_some(), "it names no database")?;
     let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_socket = host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
     let is_host = Host::parse(host).is_ok() || host.parse::<Ipv6Addr>().is_ok();
-    if !is_socket && (!is_host || host.contains(',')) {
-        return Err("its host is neither a name nor an address".to_owned());
-    }
+    let is_one = is_host && !host.contains(',');
+    require(is_socket || is_one, "its host is neither a name nor an address")?;
     let mut options = PgConnectOptions::from_str(text).map_err(|_| FORM)?;
     if let Some(address) = unbracketed {
         // sqlx would resolve `[::1]` as a name.
@@ -149,16 +136,14 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     if url.port().is_none() && given(&["port"]).is_none() {
         options = options.port(5432);
     }
-    if given(&["sslmode", "ssl-mode"]).is_none() {
+    if mode.is_none() {
         options = options.ssl_mode(PgSslMode::Prefer);
     }
     if url.password().is_none() && given(&["password"]).is_none() {
         options = options.password("");
     }
-    match options.get_port() {
-        0 => Err("its port is 0".to_owned()),
-        _ => Ok(options),
-    }
+    require(options.get_port() != 0, "its port is 0")?;
+    Ok(options)
 }
 
 /// Checks one parameter of a database's URL: its name, and its file if it names one.
@@ -189,38 +174,31 @@ pub(super) fn check_database_key(variable: &str, url: &Secret) -> Result<(), Bad
     };
     let files = given(["sslcert", "ssl-cert"]).zip(given(["sslkey", "ssl-key"]));
     let Some((certificate, key)) = files else { return Ok(()) };
-    let (certificate_name, key_name) =
-        (format!("{variable}'s sslcert"), format!("{variable}'s sslkey"));
+    let certificate_name = format!("{variable}'s sslcert");
+    let key_name = format!("{variable}'s sslkey");
     let certificate = PemSetting::read_or_inline(&certificate_name, certificate)?;
     let key = PemSetting::read_or_inline(&key_name, key)?;
     key.key_of(&certificate)?;
+    let refusal = "does not begin with a key in PKCS#8 format: convert it with `openssl pkey`.";
     // The client of Postgres looks at nothing but this line.
-    match key.starts_with("-----BEGIN PRIVATE KEY-----") {
-        true => Ok(()),
-        false => Err(BadConfiguration::new(format!(
-            "{key_name} does not begin with a key in PKCS#8 format: convert it with `openssl pkey`."
-        ))),
-    }
+    let is_read = key.starts_with("-----BEGIN PRIVATE KEY-----");
+    BadConfiguration::require(is_read, format!("{key_name} {refusal}"))
 }
 
-/// Accepts a readable file.
 pub(super) fn readable_file(text: &str) -> Result<String, String> {
     check_readable(text).map(|()| text.to_owned())
 }
 
-/// Accepts a readable file or a readable directory.
 pub(super) fn readable_file_or_directory(text: &str) -> Result<String, String> {
-    match Path::new(text).is_dir() {
-        true => std::fs::read_dir(text).map(drop).map_err(|error| error.to_string())?,
-        false => check_readable(text)?,
+    if Path::new(text).is_dir() {
+        std::fs::read_dir(text).map_err(|error| error.to_string())?;
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
+    readable_file(text)
 }
 
 fn check_readable(path: &str) -> Result<(), String> {
     let file = File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
-    match file.metadata().is_ok_and(|found| found.is_dir()) {
-        true => Err("it cannot be read: it is a directory".to_owned()),
-        false => Ok(()),
-    }
+    let is_directory = file.metadata().is_ok_and(|found| found.is_dir());
+    require(!is_directory, "it cannot be read: it is a directory")
 }

@@ -1,7 +1,7 @@
 //! Reads a struct of variables from the environment. A bad value is reported in one sentence, which names the
 //! variable and shows no secret.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
@@ -16,6 +16,14 @@ impl BadConfiguration {
     /// One sentence, which names the variable and shows no secret.
     pub fn new(sentence: impl Into<String>) -> BadConfiguration {
         BadConfiguration(sentence.into())
+    }
+
+    /// Refuses a configuration unless this holds.
+    pub(super) fn require(
+        holds: bool,
+        sentence: impl Into<String>,
+    ) -> Result<(), BadConfiguration> {
+        if holds { Ok(()) } else { Err(BadConfiguration::new(sentence)) }
     }
 }
 
@@ -42,21 +50,21 @@ pub(crate) fn read_os<C: clap::Parser>(
         let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
         let Some(flag) = arg.get_long() else { continue };
         let is_secret = arg.is_hide_env_values_set();
-        let text = |value: Option<OsString>| {
-            value
-                .map(|value| variable_text(name, value, is_secret))
-                .transpose()
-                .map(Option::flatten)
+        let mut given = match value(name) {
+            Some(value) => variable_text(name, value, is_secret)?,
+            None => None,
         };
-        let mut given = text(value(name))?;
-        if is_secret && let Some(file) = value(&file_variable(name)).filter(|it| !it.is_empty()) {
-            if given.is_some() {
-                return Err(BadConfiguration(format!(
-                    "{name} and {} are both set: unset one of them.",
-                    file_variable(name)
-                )));
-            }
-            given = variable_text(&file_variable(name), read_secret(name, &file)?, true)?;
+        let file_variable = file_variable(name);
+        if is_secret && let Some(file) = value(&file_variable).filter(|it| !it.is_empty()) {
+            let both = format!("{name} and {file_variable} are both set: unset one of them.");
+            BadConfiguration::require(given.is_none(), both)?;
+            let content = std::fs::read(&file).map_err(|error| {
+                let file = file.display();
+                BadConfiguration(format!(
+                    "{file_variable} is `{file}`, which cannot be read: {error}."
+                ))
+            })?;
+            given = variable_text(&file_variable, OsString::from_vec(content), true)?;
         }
         if let Some(value) = given {
             flags.push(format!("--{flag}={value}"));
@@ -72,14 +80,6 @@ pub(crate) fn read_os<C: clap::Parser>(
 /// The variable that names a file with a secret, in place of the variable that holds the secret.
 fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
-}
-
-fn read_secret(name: &str, file: &OsStr) -> Result<OsString, BadConfiguration> {
-    let content = std::fs::read(file).map_err(|error| {
-        let (name, file) = (file_variable(name), file.display());
-        BadConfiguration(format!("{name} is `{file}`, which cannot be read: {error}."))
-    })?;
-    Ok(OsString::from_vec(content))
 }
 
 /// A secret without what editors and tools put around it: a byte order mark, and the end of its one line.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::env::{self, BadConfiguration, parse_seconds};
-use crate::config::{HttpTlsConfig, LogFormat, SecurityConfig, collide};
+use crate::config::{HttpTlsConfig, LogFormat, SecurityConfig, check_ports};
 
 /// What every frontend reads from its environment. The variables have the names and the meanings of a service's.
 #[derive(Debug, Clone, clap::Parser)]
@@ -43,13 +43,7 @@ impl FrontendConfig {
     fn check(&self) -> Result<(), BadConfiguration> {
         self.http_tls.check()?;
         self.security.check_http(&self.http_tls)?;
-        match collide(self.http_addr, self.probe_addr) {
-            true => Err(BadConfiguration::new(format!(
-                "PROBE_ADDR is {}, which HTTP_ADDR ({}) already uses: each needs its own port.",
-                self.probe_addr, self.http_addr
-            ))),
-            false => Ok(()),
-        }
+        check_ports(("HTTP_ADDR", self.http_addr), ("PROBE_ADDR", self.probe_addr))
     }
 }
 

@@ -28,17 +28,14 @@ impl HttpTlsConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), BadConfiguration> {
-        let (certificate, key) = (&self.http_tls_certificate_location, &self.http_tls_key_location);
-        if certificate.is_some() != key.is_some() {
-            return Err(BadConfiguration::new(
-                "HTTP_TLS_CERTIFICATE_LOCATION and HTTP_TLS_KEY_LOCATION must be set together.",
-            ));
-        }
-        if certificate.is_some() && self.http_tls_ends_at_gateway {
-            return Err(BadConfiguration::new(
-                "HTTP_TLS_ENDS_AT_GATEWAY is 1, but HTTP_TLS_CERTIFICATE_LOCATION is set: unset one of them.",
-            ));
-        }
-        Ok(())
+        let has_certificate = self.http_tls_certificate_location.is_some();
+        BadConfiguration::require(
+            has_certificate == self.http_tls_key_location.is_some(),
+            "HTTP_TLS_CERTIFICATE_LOCATION and HTTP_TLS_KEY_LOCATION must be set together.",
+        )?;
+        BadConfiguration::require(
+            !has_certificate || !self.http_tls_ends_at_gateway,
+            "HTTP_TLS_ENDS_AT_GATEWAY is 1, but HTTP_TLS_CERTIFICATE_LOCATION is set: unset one of them.",
+        )
     }
 }

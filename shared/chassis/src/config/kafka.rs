@@ -54,32 +54,25 @@ impl KafkaConfig {
             ("KAFKA_SSL_CERTIFICATE_LOCATION", self.kafka_ssl_certificate_location.is_some()),
             ("KAFKA_SSL_KEY_LOCATION", self.kafka_ssl_key_location.is_some()),
         ];
+        let chosen = format!("KAFKA_SECURITY_PROTOCOL is {protocol}");
         for (name, is_set) in of_sasl {
-            if is_set != has_sasl {
-                let state = if is_set { "is set" } else { "must be set" };
-                return Err(BadConfiguration::new(format!(
-                    "{name} {state}: KAFKA_SECURITY_PROTOCOL is {protocol}."
-                )));
-            }
+            let state = if is_set { "is set" } else { "must be set" };
+            BadConfiguration::require(is_set == has_sasl, format!("{name} {state}: {chosen}."))?;
         }
-        if let Some((name, _)) = of_tls.iter().find(|(_, is_set)| *is_set && !has_tls) {
-            return Err(BadConfiguration::new(format!(
-                "{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}, which has no TLS."
-            )));
+        for (name, is_set) in of_tls {
+            let refusal = format!("{name} is set, but {chosen}, which has no TLS.");
+            BadConfiguration::require(has_tls || !is_set, refusal)?;
         }
-        if protocol == "sasl_plaintext" && self.kafka_sasl_mechanism.as_deref() == Some("PLAIN") {
-            return Err(BadConfiguration::new(
-                "KAFKA_SASL_MECHANISM is PLAIN, which sends the password in the clear: \
-                 KAFKA_SECURITY_PROTOCOL is sasl_plaintext.",
-            ));
-        }
+        let is_plain = self.kafka_sasl_mechanism.as_deref() == Some("PLAIN");
+        BadConfiguration::require(
+            protocol != "sasl_plaintext" || !is_plain,
+            format!(
+                "KAFKA_SASL_MECHANISM is PLAIN, which sends the password in the clear: {chosen}."
+            ),
+        )?;
         let [_, (certificate, has_certificate), (key, has_key)] = of_tls;
-        if has_certificate != has_key {
-            return Err(BadConfiguration::new(format!(
-                "{certificate} and {key} must be set together."
-            )));
-        }
-        Ok(())
+        let together = format!("{certificate} and {key} must be set together.");
+        BadConfiguration::require(has_certificate == has_key, together)
     }
 
     /// Checks the key of the client's certificate.

@@ -7,7 +7,6 @@
 pub mod env;
 
 pub(crate) mod address;
-mod carrier;
 pub(crate) mod reload;
 mod frontend;
 mod http_tls;
@@ -21,7 +20,6 @@ mod tokens;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-pub use crate::config::carrier::Carrier;
 use crate::config::env::{BadConfiguration, parse_seconds};
 pub use crate::config::frontend::FrontendConfig;
 pub use crate::config::http_tls::HttpTlsConfig;
@@ -107,6 +105,15 @@ pub struct Config {
     pub shutdown_timeout: Duration,
 }
 
+/// What carries events from the outbox to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Carrier {
+    /// The relay of the service.
+    Service,
+    /// A connector that reads the log of the database (change data capture).
+    Cdc,
+}
+
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -136,33 +143,18 @@ impl Config {
         self.check_security()?;
         // sqlx reads these from the environment, and a URL cannot override them.
         for name in ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"] {
-            if is_set(name) {
-                return Err(BadConfiguration::new(format!(
-                    "{name} is set and would change the meaning of DATABASE_URL: unset it, and put the \
-                     value into the URL."
-                )));
-            }
+            let refusal = "is set and would change the meaning of DATABASE_URL: unset it, and put the \
+                           value into the URL.";
+            BadConfiguration::require(!is_set(name), format!("{name} {refusal}"))?;
         }
-        let ports = [
-            ("HTTP_ADDR", self.http_addr),
-            ("PROBE_ADDR", self.probe_addr),
-            ("ADMIN_ADDR", self.admin_addr),
-        ];
-        for (nth, (first, taken)) in ports.iter().enumerate() {
-            for (second, wanted) in &ports[nth + 1..] {
-                if collide(*taken, *wanted) {
-                    return Err(BadConfiguration::new(format!(
-                        "{second} is {wanted}, which {first} ({taken}) already uses: each needs its \
-                         own port."
-                    )));
-                }
-            }
-        }
-        Ok(())
+        let api = ("HTTP_ADDR", self.http_addr);
+        let probes = ("PROBE_ADDR", self.probe_addr);
+        let admin = ("ADMIN_ADDR", self.admin_addr);
+        check_ports(api, probes)?;
+        check_ports(api, admin)?;
+        check_ports(probes, admin)
     }
-}
 
-impl Config {
     fn check_security(&self) -> Result<(), BadConfiguration> {
         let security = &self.security;
         security.check_database("DATABASE_URL", &self.database_url)?;
@@ -178,9 +170,6 @@ impl Config {
 
     /// Checks the keys that the URLs of databases name. A service that runs keeps its connections while a key is
     /// replaced, so this is no part of reading the configuration.
-    ///
-    /// # Errors
-    /// If no connection can be made with a key.
     pub(crate) fn check_database_keys(&self) -> Result<(), BadConfiguration> {
         address::check_database_key("DATABASE_URL", &self.database_url)?;
         match &self.migration_database_url {
@@ -190,25 +179,26 @@ impl Config {
     }
 
     /// Checks what `serve` alone needs, and neither `migrate` nor `health`.
-    ///
-    /// # Errors
-    /// If insecure settings are refused, and the service would know no callers.
     pub(crate) fn check_serving(&self) -> Result<(), BadConfiguration> {
         self.security.check_tokens(&self.tokens)
     }
 }
 
-/// Whether two sockets cannot listen at the same time. Port 0 is any free port.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+/// Refuses two variables whose sockets cannot listen at the same time. Port 0 is any free port.
+fn check_ports(
+    (first, taken): (&str, SocketAddr),
+    (second, wanted): (&str, SocketAddr),
+) -> Result<(), BadConfiguration> {
     // A socket for each family listens for either address of loopback.
     let canonical = |ip: IpAddr| match ip.to_canonical() {
         ip if ip == IpAddr::from(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
         ip => ip,
     };
-    let (a, b) = (canonical(one.ip()), canonical(other.ip()));
-    one.port() == other.port()
-        && one.port() != 0
-        && (a == b || a.is_unspecified() || b.is_unspecified())
+    let (a, b) = (canonical(taken.ip()), canonical(wanted.ip()));
+    let is_same_port = taken.port() == wanted.port() && taken.port() != 0;
+    let is_shared = is_same_port && (a == b || a.is_unspecified() || b.is_unspecified());
+    let in_use = format!("{first} ({taken}) already uses: each needs its own port.");
+    BadConfiguration::require(!is_shared, format!("{second} is {wanted}, which {in_use}"))
 }
 
 fn parse_database_url(text: &str) -> Result<Secret, String> {
@@ -219,4 +209,4 @@ fn parse_database_url(text: &str) -> Result<Secret, String> {
 #[cfg(test)]
 mod security_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

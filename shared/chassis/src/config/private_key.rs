@@ -19,7 +19,6 @@ pub(crate) struct PemSetting<'a> {
 }
 
 impl<'a> PemSetting<'a> {
-    /// The content of a file that a setting names.
     pub(crate) fn read(name: &'a str, path: &str) -> Result<PemSetting<'a>, BadConfiguration> {
         let text = std::fs::read(path).map_err(|error| {
             BadConfiguration::new(format!("{name} is `{path}`, which cannot be read: {error}."))
@@ -32,10 +31,10 @@ impl<'a> PemSetting<'a> {
         name: &'a str,
         value: Cow<'_, str>,
     ) -> Result<PemSetting<'a>, BadConfiguration> {
-        match value.starts_with("-----BEGIN") {
-            true => Ok(PemSetting { name, text: value.into_owned().into_bytes() }),
-            false => PemSetting::read(name, &value),
+        if value.starts_with("-----BEGIN") {
+            return Ok(PemSetting { name, text: value.into_owned().into_bytes() });
         }
+        PemSetting::read(name, &value)
     }
 
     pub(super) fn starts_with(&self, start: &str) -> bool {
@@ -67,9 +66,9 @@ impl<'a> PemSetting<'a> {
             .map_err(|_| {
                 BadConfiguration::new(format!("{other} holds no certificate in PEM format."))
             })?;
-        match certified.public_eq(&key) {
-            true => Ok(key),
-            false => Err(refused(&format!("holds the key of another certificate than {other}"))),
+        if !certified.public_eq(&key) {
+            return Err(refused(&format!("holds the key of another certificate than {other}")));
         }
+        Ok(key)
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::config::Secret;
 
@@ -22,37 +22,8 @@ pub(crate) fn request() {
     REQUEST.notify_waiters();
 }
 
-/// Waits for the next request.
 pub(crate) async fn requested() {
     REQUEST.notified().await;
-}
-
-/// A part of the configuration that may change while the process runs.
-#[derive(Clone)]
-pub(crate) struct Live<T>(watch::Receiver<T>);
-
-impl<T: Clone> Live<T> {
-    /// A part that its sender changes.
-    pub(crate) fn new(sender: &watch::Sender<T>) -> Live<T> {
-        Live(sender.subscribe())
-    }
-
-    /// A part that never changes.
-    #[cfg(test)]
-    pub(crate) fn fixed(value: T) -> Live<T> {
-        Live(watch::channel(value).1)
-    }
-
-    /// The present value. From now on [`Live::has_changed`] compares with it.
-    pub(crate) fn read(&mut self) -> T {
-        self.0.borrow_and_update().clone()
-    }
-
-    /// Whether the value has changed since it was last read.
-    pub(crate) fn has_changed(&self) -> bool {
-        // Without its sender it never changes again.
-        self.0.has_changed().unwrap_or(false)
-    }
 }
 
 /// A digest of secrets and of the content of files, by which a change is recognised.

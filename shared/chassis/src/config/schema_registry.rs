@@ -50,36 +50,31 @@ impl SchemaRegistryConfig {
         certificates: Option<OsString>,
     ) -> Result<(), BadConfiguration> {
         // OpenSSL ignores a file that does not exist, and then trusts no certificate.
-        let certificates = certificates.map(|file| env::variable_text(SSL_CERT_FILE, file, false));
-        if let Some(file) = certificates.transpose()?.flatten() {
+        if let Some(file) = certificates
+            && let Some(file) = env::variable_text(SSL_CERT_FILE, file, false)?
+        {
             address::readable_file(&file).map_err(|why| {
                 BadConfiguration::new(format!("{SSL_CERT_FILE} is `{file}`: {why}."))
             })?;
         }
-        if self.schema_registry_url.starts_with("http://") {
-            for (name, secret) in [
-                ("SCHEMA_REGISTRY_PASSWORD", &self.schema_registry_password),
-                ("SCHEMA_REGISTRY_TOKEN", &self.schema_registry_token),
-            ] {
-                if secret.is_some() {
-                    return Err(BadConfiguration::new(format!(
-                        "{name} is set, but SCHEMA_REGISTRY_URL begins with http://, which sends it in the clear."
-                    )));
-                }
-            }
-        }
         let has_user = self.schema_registry_username.is_some();
-        if self.schema_registry_token.is_some() && has_user {
-            return Err(BadConfiguration::new(
-                "SCHEMA_REGISTRY_TOKEN and SCHEMA_REGISTRY_USERNAME are both set: unset one of \
-                 them.",
-            ));
+        let has_password = self.schema_registry_password.is_some();
+        let has_token = self.schema_registry_token.is_some();
+        let is_clear = self.schema_registry_url.starts_with("http://");
+        for (name, is_set) in
+            [("SCHEMA_REGISTRY_PASSWORD", has_password), ("SCHEMA_REGISTRY_TOKEN", has_token)]
+        {
+            let refusal =
+                "is set, but SCHEMA_REGISTRY_URL begins with http://, which sends it in the clear.";
+            BadConfiguration::require(!is_clear || !is_set, format!("{name} {refusal}"))?;
         }
-        if self.schema_registry_password.is_some() && !has_user {
-            return Err(BadConfiguration::new(
-                "SCHEMA_REGISTRY_USERNAME must be set, because SCHEMA_REGISTRY_PASSWORD is set.",
-            ));
-        }
-        Ok(())
+        BadConfiguration::require(
+            !has_token || !has_user,
+            "SCHEMA_REGISTRY_TOKEN and SCHEMA_REGISTRY_USERNAME are both set: unset one of them.",
+        )?;
+        BadConfiguration::require(
+            has_user || !has_password,
+            "SCHEMA_REGISTRY_USERNAME must be set, because SCHEMA_REGISTRY_PASSWORD is set.",
+        )
     }
 }

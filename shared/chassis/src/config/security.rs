@@ -28,46 +28,38 @@ impl SecurityConfig {
         registry: &SchemaRegistryConfig,
     ) -> Result<(), BadConfiguration> {
         let protocol = kafka.kafka_security_protocol.as_deref().unwrap_or("plaintext");
-        self.require(protocol.ends_with("ssl"), || {
-            format!("KAFKA_SECURITY_PROTOCOL is {protocol} instead of ssl or sasl_ssl")
-        })?;
+        let violation = format!("KAFKA_SECURITY_PROTOCOL is {protocol} instead of ssl or sasl_ssl");
+        self.require(protocol.ends_with("ssl"), &violation)?;
         self.check_url("SCHEMA_REGISTRY_URL", &registry.schema_registry_url)
     }
 
     pub(super) fn check_database(&self, name: &str, url: &Secret) -> Result<(), BadConfiguration> {
         let checks_server = address::postgres_options(url.expose())
             .is_ok_and(|options| matches!(options.get_ssl_mode(), PgSslMode::VerifyFull));
-        self.require(checks_server, || format!("the sslmode of {name} is not verify-full"))
+        self.require(checks_server, &format!("the sslmode of {name} is not verify-full"))
     }
 
     pub(super) fn check_url(&self, name: &str, url: &str) -> Result<(), BadConfiguration> {
-        self.require(url.starts_with("https://"), || format!("{name} does not begin with https://"))
+        let violation = format!("{name} does not begin with https://");
+        self.require(url.starts_with("https://"), &violation)
     }
 
     pub(super) fn check_http(&self, tls: &HttpTlsConfig) -> Result<(), BadConfiguration> {
         let is_encrypted = tls.certificate().is_some() || tls.http_tls_ends_at_gateway;
-        self.require(is_encrypted, || {
-            "neither HTTP_TLS_CERTIFICATE_LOCATION nor HTTP_TLS_ENDS_AT_GATEWAY is set".to_owned()
-        })
+        let violation = "neither HTTP_TLS_CERTIFICATE_LOCATION nor HTTP_TLS_ENDS_AT_GATEWAY is set";
+        self.require(is_encrypted, violation)
     }
 
     pub(super) fn check_tokens(&self, tokens: &TokenConfig) -> Result<(), BadConfiguration> {
         match tokens.issuer()? {
-            None => self.require(false, || "TOKEN_ISSUER is not set".to_owned()),
+            None => self.require(false, "TOKEN_ISSUER is not set"),
             Some((_, KeyLocation::File(_))) => Ok(()),
             Some((_, KeyLocation::Url(url))) => self.check_url("TOKEN_KEYS", &url),
             Some((_, KeyLocation::Discovery(url))) => self.check_url("TOKEN_ISSUER", &url),
         }
     }
 
-    fn require(
-        &self,
-        holds: bool,
-        violation: impl FnOnce() -> String,
-    ) -> Result<(), BadConfiguration> {
-        match holds || !self.secure {
-            true => Ok(()),
-            false => Err(BadConfiguration::new(format!("SECURE is 1, but {}.", violation()))),
-        }
+    fn require(&self, holds: bool, violation: &str) -> Result<(), BadConfiguration> {
+        BadConfiguration::require(holds || !self.secure, format!("SECURE is 1, but {violation}."))
     }
 }

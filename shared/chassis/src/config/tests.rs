@@ -10,7 +10,8 @@ pub(crate) fn config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguratio
     Ok(config)
 }
 
-fn parse_config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguration> {
+/// The configuration with these variables, and with those that are required.
+pub(crate) fn parse_config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguration> {
     let required = [
         ("DATABASE_URL", "postgres://till:hunter2@127.0.0.1:5432/till"),
         ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),

@@ -31,10 +31,10 @@ pub enum KeyLocation {
 }
 
 fn parse_keys(text: &str) -> Result<KeyLocation, String> {
-    match text.contains("://") {
-        true => address::parse_base_url(text).map(KeyLocation::Url),
-        false => address::readable_file(text).map(KeyLocation::File),
+    if text.contains("://") {
+        return address::parse_base_url(text).map(KeyLocation::Url);
     }
+    address::readable_file(text).map(KeyLocation::File)
 }
 
 impl TokenConfig {
@@ -56,11 +56,10 @@ impl TokenConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), BadConfiguration> {
-        if self.token_keys.is_some() && self.token_issuer.is_none() {
-            return Err(BadConfiguration::new(
-                "TOKEN_ISSUER must be set, because TOKEN_KEYS is set: without it no token is checked.",
-            ));
-        }
-        self.issuer().map(|_| ())
+        BadConfiguration::require(
+            self.token_keys.is_none() || self.token_issuer.is_some(),
+            "TOKEN_ISSUER must be set, because TOKEN_KEYS is set: without it no token is checked.",
+        )?;
+        self.issuer().map(drop)
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rdkafka::TopicPartitionList;
 
-/// The partitions that a client has now, by topic.
 pub(crate) type OwnedPartitions = HashMap<String, HashSet<i32>>;
 
 /// All partitions that a client was ever assigned, each with the generation in which it was assigned last.
@@ -25,7 +24,6 @@ impl Assignment {
         self.partitions.get(topic)?.get(&partition).copied()
     }
 
-    /// Begins a generation with these partitions.
     pub(super) fn assign(&mut self, given: &TopicPartitionList) {
         self.generation += 1;
         for place in given.elements() {
@@ -33,7 +31,6 @@ impl Assignment {
         }
     }
 
-    /// Assigns one partition in the present generation.
     pub(super) fn assign_partition(&mut self, topic: &str, partition: i32) {
         let partitions = Arc::make_mut(&mut self.partitions);
         partitions.entry(topic.to_string()).or_default().insert(partition, self.generation);

@@ -36,13 +36,11 @@ use crate::transaction::failure::{ApplyError, Reaction, Step};
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
 
-/// How often deferred events are logged.
 const DEFERRED_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// While fewer events wait, each is logged when it is deferred. An outage of the registry may defer a thousand.
 const DEFERRED_LOGGED_MAX: usize = 10;
 
-/// Runs the batches of one client of the consumer.
 pub(crate) struct BatchRunner<'a, R: UnitOfWork> {
     resources: &'a ConsumerResources<R>,
     client: &'a Arc<StreamConsumer<GroupContext>>,
@@ -74,7 +72,6 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         }
     }
 
-    /// Waits while the consumer is paused.
     pub(crate) async fn wait_while_paused(&self) {
         pause::wait_while_paused(&self.resources.db, &self.wait).await;
     }
@@ -86,16 +83,14 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         crash_point!("consumer.polled");
         self.committer.mark_read(&messages, assigned);
         let items = self.decode(messages).await;
-        let is_unread =
-            |item: &IncomingRecord<R>| matches!(item.content, Content::SchemaPending(_));
-        let (unread, items): (Vec<_>, Vec<_>) = items.into_iter().partition(is_unread);
+        let (unread, items): (Vec<_>, Vec<_>) =
+            items.into_iter().partition(IncomingRecord::is_unread);
         let attempts = Attempts::new(0);
         let mut parts = SubBatch::new(unread, attempts).split(SplitBy::Singles);
         parts.extend((!items.is_empty()).then_some(SubBatch::new(items, attempts)));
         self.run_sub_batches(parts, assigned).await;
     }
 
-    /// Tries the deferred events that are due.
     pub(crate) async fn retry_deferred(&mut self) {
         let assigned = self.client.context().assignment();
         let due = self.take_due(&assigned).await;
@@ -118,9 +113,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             due.into_iter().map(|event| (event.item.message, event.attempts)).unzip();
         let (mut readable, mut parts) = (Vec::new(), Vec::new());
         for (item, attempts) in self.decode(messages).await.into_iter().zip(attempts) {
-            match attempts.count > 0 || matches!(item.content, Content::SchemaPending(_)) {
-                true => parts.push(SubBatch::new(vec![item], attempts)),
-                false => readable.push(item),
+            if attempts.count > 0 || item.is_unread() {
+                parts.push(SubBatch::new(vec![item], attempts));
+            } else {
+                readable.push(item);
             }
         }
         if !readable.is_empty() {
@@ -158,7 +154,6 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         }
     }
 
-    /// Decodes records. A record whose schema is not known yet has pending content.
     async fn decode(&self, messages: Vec<OwnedMessage>) -> Vec<IncomingRecord<R>> {
         let ids: HashSet<u32> = messages.iter().filter_map(schema_id).collect();
         let schemas = self.resources.registry.get_schemas(ids).await;
@@ -169,15 +164,14 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         items
     }
 
-    /// Tries a sub-batch once.
     async fn try_sub_batch(
         &mut self,
         mut part: SubBatch<R>,
         assigned: &Assignment,
     ) -> Step<SubBatch<R>> {
         self.resources.heartbeat.beat();
-        if let Content::SchemaPending(pending) = &part.items[0].content {
-            let reason = pending.reason.clone();
+        if let Content::SchemaPending { reason, .. } = &part.items[0].content {
+            let reason = reason.clone();
             return self.wait_or_expire(part, RetryReason::UnknownSchema, reason, assigned);
         }
         part.attempts.count += 1;

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-/// The name of a topic, and a partition of it.
 pub(crate) type TopicPartition = (String, i32);
 
-/// An offset for each topic and partition.
 pub(crate) type OffsetsByPartition = HashMap<TopicPartition, i64>;
 
 /// A value for each topic and partition, found without a copy of the topic's name.

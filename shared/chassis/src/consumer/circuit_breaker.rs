@@ -46,7 +46,6 @@ impl CircuitBreaker {
         self.has_new_dead_letters |= !committed.dead_letters.is_empty();
     }
 
-    /// Why the consumer must be paused, if it must.
     pub async fn open_reason(&mut self, db: &PgPool) -> Option<String> {
         if self.consecutive_failures.values().any(|failures| *failures >= CONSECUTIVE_FAILURES_MAX)
         {

@@ -1,6 +1,9 @@
-//! The commit of a sub-batch, and the offsets that it allows to be stored.
+//! The commit of a sub-batch, and how far each partition was handled by it.
+//!
+//! Promise: an offset is stored only if every record below it was handled or stored as a dead letter. An offset
+//! above a record that is deferred, or that waits in its batch, breaks it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use metrics::counter;
@@ -9,7 +12,7 @@ use rdkafka::message::{Message, OwnedMessage};
 use tracing::error;
 
 use crate::consumer::assignment::Assignment;
-use crate::consumer::offset_tracker::OffsetTracker;
+use crate::consumer::by_partition::{ByPartition, entry_of};
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resources::ConsumerResources;
 use crate::consumer::sub_batch::SubBatch;
@@ -24,13 +27,11 @@ use crate::unit_of_work::UnitOfWork;
 /// How long an attempt for a single event waits for a row that another transaction holds.
 const SINGLE_EVENT_LOCK_TIMEOUT: &str = "100ms";
 
-/// What the commit of a sub-batch changed.
 pub(crate) struct CommittedSubBatch {
     /// The topics of the events that had their effect in this transaction.
     pub handled: HashSet<&'static str>,
     /// The positions of the records that became dead letters in this transaction.
     pub dead_letters: HashSet<RecordPosition>,
-    /// Whether each record of the sub-batch had its effect in this transaction.
     had_effect: Vec<bool>,
 }
 
@@ -41,8 +42,9 @@ impl CommittedSubBatch {
         part: &'p SubBatch<R>,
     ) -> impl Iterator<Item = (&'p IncomingRecord<R>, &'p DeadLetterReason)> {
         part.items.iter().filter_map(|item| {
-            let (message, _, reason) = item.as_dead_letter()?;
-            let position = (message.topic().to_string(), message.partition(), message.offset());
+            let (_, _, reason) = item.as_dead_letter()?;
+            let (topic, partition, offset) = item.position();
+            let position = (topic.to_string(), partition, offset);
             self.dead_letters.contains(&position).then_some((item, reason))
         })
     }
@@ -80,10 +82,14 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
     ) -> Result<CommittedSubBatch, ApplyError> {
         let dead_letters: Vec<_> =
             part.items.iter().filter_map(IncomingRecord::as_dead_letter).collect();
-        let cluster = match dead_letters.is_empty() {
-            true => String::new(),
-            false => self.cluster_id().await?,
-        };
+        let mut cluster = String::new();
+        if !dead_letters.is_empty() {
+            // In a recreated cluster offsets start again, and its id distinguishes the positions.
+            let id = rebalance::cluster_id(self.client).await;
+            let unknown =
+                || ApplyError::Unavailable("the id of the Kafka cluster is unknown".into());
+            cluster = id.ok_or_else(unknown)?;
+        }
         let attempts = i32::try_from(part.attempts.count).unwrap_or(i32::MAX);
         let mut tx = match part.items.len() {
             1 => self.connection.begin_with_lock_timeout(SINGLE_EVENT_LOCK_TIMEOUT).await?,
@@ -127,9 +133,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         assigned: &Assignment,
     ) {
         for (item, reason) in committed.new_dead_letters(part) {
-            let IncomingRecord { message, .. } = item;
-            let (topic, partition, offset) =
-                (message.topic(), message.partition(), message.offset());
+            let (topic, partition, offset) = item.position();
             let reason: String = reason.detail.chars().take(300).collect();
             item.in_context(|| error!("{topic}[{partition}]@{offset} is a dead letter: {reason}"));
             item.trace_dead_letter(&reason);
@@ -137,17 +141,17 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         }
         self.report_gaps(part, committed);
         let mut handled: HashMap<(&str, i32), Option<i64>> = HashMap::new();
-        for IncomingRecord { message, .. } in &part.items {
-            let (topic, partition, offset) =
-                (message.topic(), message.partition(), message.offset());
+        for item in &part.items {
+            let (topic, partition, offset) = item.position();
             let up_to = self.offset_tracker.mark_handled(topic, partition, offset, assigned);
             handled.insert((topic, partition), up_to);
         }
         let offsets = &self.client.context().offsets;
         for ((topic, partition), up_to) in handled {
-            let next = up_to.map(|offset| offset + 1);
             let by = assigned.generation_of(topic, partition);
-            next.into_iter().for_each(|next| offsets.record_handled(topic, partition, next, by));
+            if let Some(offset) = up_to {
+                offsets.record_handled(topic, partition, offset + 1, by);
+            }
         }
     }
 
@@ -161,16 +165,94 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         let new = part.items.iter().zip(&committed.had_effect);
         let new = new.filter(|(item, is_new)| **is_new && item.inbox_key().is_some());
         let letters = committed.new_dead_letters(part).map(|(item, _)| item);
-        for IncomingRecord { message, .. } in new.map(|(item, _)| item).chain(letters) {
-            gaps.record_first_handling(message.topic(), message.partition(), message.offset());
+        for item in new.map(|(item, _)| item).chain(letters) {
+            let (topic, partition, offset) = item.position();
+            gaps.record_first_handling(topic, partition, offset);
         }
     }
+}
 
-    /// The id of the Kafka cluster. In a recreated cluster offsets start again, and its id distinguishes the
-    /// positions.
-    async fn cluster_id(&self) -> Result<String, ApplyError> {
-        let cluster = rebalance::cluster_id(self.client).await;
-        cluster
-            .ok_or_else(|| ApplyError::Unavailable("the id of the Kafka cluster is unknown".into()))
+#[derive(Default)]
+struct OffsetTracker {
+    partitions: ByPartition<PartitionOffsets>,
+}
+
+#[derive(Default)]
+struct PartitionOffsets {
+    generation: Option<u64>,
+    /// The last record of the last batch. A topic may be read again from its beginning in the same generation, so it
+    /// is not always the highest one.
+    read: Option<i64>,
+    /// Records of batches that were not handled yet. Some of them are deferred.
+    unhandled: BTreeSet<i64>,
+}
+
+impl OffsetTracker {
+    /// Notes a record of a batch, in the order of its partition, before any record of the batch is handled. They may
+    /// be handled in any order.
+    fn mark_read(&mut self, topic: &str, partition: i32, offset: i64, assigned: &Assignment) {
+        let progress = self.partition_mut(topic, partition, assigned);
+        progress.read = Some(offset);
+        progress.unhandled.insert(offset);
+    }
+
+    /// Notes that a record was handled or stored as a dead letter. Returns the last offset up to which all were.
+    fn mark_handled(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        assigned: &Assignment,
+    ) -> Option<i64> {
+        let progress = self.partition_mut(topic, partition, assigned);
+        progress.unhandled.remove(&offset);
+        let below = progress.unhandled.first().map(|first| first - 1);
+        progress.read.map(|read| below.map_or(read, |below| read.min(below)))
+    }
+
+    fn partition_mut(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        assigned: &Assignment,
+    ) -> &mut PartitionOffsets {
+        let progress = entry_of(&mut self.partitions, topic, partition);
+        let generation = assigned.generation_of(topic, partition);
+        if progress.generation != generation {
+            *progress = PartitionOffsets { generation, ..PartitionOffsets::default() };
+        }
+        progress
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a batch; returns what handling its records in the second order allows to be stored.
+    fn handled(offsets: &mut OffsetTracker, batch: &[i64], in_order: &[i64]) -> Vec<Option<i64>> {
+        let assigned = Assignment::default();
+        batch.iter().for_each(|offset| offsets.mark_read("topic", 0, *offset, &assigned));
+        let handle = |offset: &i64| offsets.mark_handled("topic", 0, *offset, &assigned);
+        in_order.iter().map(handle).collect()
+    }
+
+    #[test]
+    fn no_offset_is_stored_beyond_an_event_that_is_deferred() {
+        let mut offsets = OffsetTracker::default();
+        assert_eq!(handled(&mut offsets, &[4, 5], &[4, 5]), [Some(4), Some(5)]);
+        assert_eq!(handled(&mut offsets, &[6, 7, 8, 9], &[7, 9]), [Some(5), Some(5)]);
+        assert_eq!(handled(&mut offsets, &[], &[8]), [Some(5)], "the first one still waits");
+        assert_eq!(handled(&mut offsets, &[], &[6]), [Some(9)], "all before it are handled");
+        assert_eq!(handled(&mut offsets, &[3], &[3]), [Some(3)], "the topic is read again");
+    }
+
+    #[test]
+    fn no_offset_is_stored_beyond_an_event_that_waits_in_its_batch() {
+        let mut offsets = OffsetTracker::default();
+        handled(&mut offsets, &[9], &[9]);
+        // The schema of 11 was not known at first. Its transaction ends while that of 10 and 12 is tried again.
+        assert_eq!(handled(&mut offsets, &[10, 11, 12], &[11]), [Some(9)]);
+        assert_eq!(handled(&mut offsets, &[], &[10, 12]), [Some(11), Some(12)]);
     }
 }

@@ -20,7 +20,6 @@ use crate::unit_of_work::UnitOfWork;
 const EVENTS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The pauses between two attempts for an event.
 const DEFER_BACKOFF: RetryBackoff =
     RetryBackoff { delay_min: Duration::from_millis(500), delay_max: Duration::from_secs(10) };
 
@@ -37,23 +36,19 @@ impl Attempts {
         Attempts { count, started_at: Instant::now(), deferrals: 0 }
     }
 
-    /// Whether the event was not deferred yet.
     pub fn is_first(&self) -> bool {
         self.deferrals == 0
     }
 }
 
-/// A deferred event.
 pub(crate) struct DeferredEvent<R: UnitOfWork> {
     pub item: IncomingRecord<R>,
     pub attempts: Attempts,
-    /// The generation in which it was read.
     generation: Option<u64>,
     due_at: Instant,
     bytes: usize,
 }
 
-/// The deferred events of one consumer.
 pub(crate) struct DeferredQueue<R: UnitOfWork> {
     events: Vec<DeferredEvent<R>>,
     bytes: usize,
@@ -77,7 +72,8 @@ impl<R: UnitOfWork> DeferredQueue<R> {
         assigned: &Assignment,
     ) {
         attempts.deferrals += 1;
-        let generation = assigned.generation_of(item.message.topic(), item.message.partition());
+        let (topic, partition, _) = item.position();
+        let generation = assigned.generation_of(topic, partition);
         let due_at = Instant::now() + DEFER_BACKOFF.pause_after(attempts.deferrals);
         let bytes = record_bytes(&item);
         self.bytes += bytes;
@@ -85,12 +81,10 @@ impl<R: UnitOfWork> DeferredQueue<R> {
         self.update_gauge();
     }
 
-    /// When the next one is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.events.iter().map(|event| event.due_at).min()
     }
 
-    /// The oldest one.
     pub fn oldest(&self) -> Option<&DeferredEvent<R>> {
         self.events.iter().min_by_key(|event| event.attempts.started_at)
     }
@@ -103,11 +97,10 @@ impl<R: UnitOfWork> DeferredQueue<R> {
     /// again, here or by another instance.
     pub fn take_due(&mut self, assigned: &Assignment) -> Vec<DeferredEvent<R>> {
         let now = Instant::now();
-        let is_ours = |event: &DeferredEvent<R>| {
-            let message = &event.item.message;
-            event.generation == assigned.generation_of(message.topic(), message.partition())
-        };
-        self.events.retain(is_ours);
+        self.events.retain(|event| {
+            let (topic, partition, _) = event.item.position();
+            event.generation == assigned.generation_of(topic, partition)
+        });
         let due = self.events.extract_if(.., |event| event.due_at <= now).collect();
         self.bytes = self.events.iter().map(|event| event.bytes).sum();
         self.update_gauge();

@@ -9,7 +9,6 @@ use metrics::counter;
 use parking_lot::Mutex;
 use tracing::error;
 
-/// Why the records of a gap were not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GapCause {
     /// The committed offset lay above them.
@@ -27,7 +26,6 @@ impl GapCause {
     }
 }
 
-/// Records of a partition, from one offset up to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
     pub topic: String,
@@ -48,7 +46,6 @@ fn counter(topic: &str, cause: GapCause) -> metrics::Counter {
     counter!("consumer_gaps_total", "topic" => topic.to_string(), "cause" => cause.as_str())
 }
 
-/// Reports records that are gone from the log.
 pub(super) fn report_deleted(Gap { topic, partition, from, to }: &Gap) {
     error!(
         "{topic}[{partition}]: records were deleted before they were handled, from offset {from} on: the log begins at {to} now. Their publisher must republish them"

@@ -1,6 +1,6 @@
 //! The lag of a service's consumer group as a whole: whether every record of its topics was handled.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,6 @@ pub struct ConsumerLag {
 type ClientHandle = (Weak<StreamConsumer<GroupContext>>, ClientConfig);
 
 impl ConsumerLag {
-    /// The lag of the service with this database.
     pub(crate) fn new(db: PgPool) -> ConsumerLag {
         ConsumerLag { db, clients: Arc::default(), end_offsets: Arc::default() }
     }
@@ -113,18 +112,15 @@ fn handled_and_end_offsets(
     (isolation, plain): (Isolation, ClientConfig),
 ) -> KafkaResult<(OffsetsByPartition, OffsetsByPartition)> {
     let subscribed = client.subscription()?;
-    let subscribed: HashSet<String> =
-        subscribed.elements().iter().map(|topic| topic.topic().to_string()).collect();
     let mut all = TopicPartitionList::new();
     let metadata = client.fetch_metadata(None, CLUSTER_REQUEST_TIMEOUT)?;
-    for topic in &subscribed {
+    for topic in subscribed.elements() {
         // The lag is unknown if the topic was deleted or is not authorised.
-        let listed = metadata.topics().iter().find(|listed| listed.name() == topic);
-        let partitions = listed.filter(|topic| topic.error().is_none()).map(|t| t.partitions());
-        let partitions = partitions.filter(|partitions| !partitions.is_empty());
+        let listed = metadata.topics().iter().find(|listed| listed.name() == topic.topic());
+        let listed = listed.filter(|it| it.error().is_none() && !it.partitions().is_empty());
         let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic);
-        for partition in partitions.ok_or(unknown)? {
-            all.add_partition(topic, partition.id());
+        for partition in listed.ok_or(unknown)?.partitions() {
+            all.add_partition(topic.topic(), partition.id());
         }
     }
     let committed = client.committed_offsets(all.clone(), CLUSTER_REQUEST_TIMEOUT)?;
@@ -140,19 +136,16 @@ fn handled_and_end_offsets(
         return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
     }
     let committed = valid_offsets(&committed)?;
-    let handled = start_offsets.into_iter().map(|(place, start)| {
-        let next = match (committed.get(&place), positions.get(&place)) {
-            (Some(committed), Some(position)) => (*committed).min(*position),
-            _ => start,
-        };
-        // Expired records cannot be handled.
-        (place, next.max(start))
-    });
-    let handled = handled.collect();
+    let mut handled = start_offsets;
+    for (place, next) in &mut handled {
+        if let (Some(committed), Some(position)) = (committed.get(place), positions.get(place)) {
+            // Expired records cannot be handled.
+            *next = (*next).max(*committed.min(position));
+        }
+    }
     Ok((handled, end_offsets))
 }
 
-/// The end offsets of the partitions of a list.
 pub(crate) fn end_offsets(
     client: &StreamConsumer<GroupContext>,
     partitions: TopicPartitionList,

@@ -12,7 +12,6 @@ pub(crate) mod deferred;
 pub(crate) mod gaps;
 pub mod lag;
 pub(crate) mod lag_metrics;
-pub(crate) mod offset_tracker;
 pub(crate) mod offsets;
 pub(crate) mod pause;
 mod position_writer;
@@ -22,7 +21,6 @@ pub(crate) mod prefetched_record;
 pub(crate) mod rebalance;
 mod replacement;
 pub(crate) mod resources;
-pub(crate) mod resume;
 pub(crate) mod rewind;
 mod start;
 pub(crate) mod retry;
@@ -37,13 +35,12 @@ use futures::future::try_join_all;
 use metrics::{counter, gauge};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::KafkaConfig;
-use crate::config::reload::Live;
 use crate::consumer::batch::BatchRunner;
 use crate::consumer::lag::ConsumerLag;
 use crate::consumer::pause::PAUSE_POLL_INTERVAL;
@@ -62,7 +59,6 @@ use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::unit_of_work::{Loads, UnitOfWork};
 
-/// Records in one batch, at most.
 const BATCH_RECORDS_MAX: usize = 1_000;
 
 /// Prefetched records that are not yet in a batch, at most.
@@ -82,7 +78,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// added last.
 pub struct Consumer<R: UnitOfWork, Last = ()> {
     service: &'static str,
-    config: Live<KafkaConfig>,
+    /// Its present value; it changes with the credentials.
+    config: watch::Receiver<KafkaConfig>,
     pub(crate) resources: ConsumerResources<R>,
     lag: ConsumerLag,
     last: Last,
@@ -95,7 +92,7 @@ impl<R: UnitOfWork> Consumer<R> {
     /// A consumer without handlers; add each with [`Consumer::on`].
     pub(crate) fn new(
         service: &'static str,
-        config: Live<KafkaConfig>,
+        config: watch::Receiver<KafkaConfig>,
         db: PgPool,
         registry: Arc<SchemaRegistryClient>,
         wakeups: Arc<Wakeups>,
@@ -155,14 +152,11 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         // which is a member of the same group.
         let topics = self.resources.router.topics_by_isolation();
         self.lag.expect_clients(topics.keys().copied()).await;
-        let read = |(isolation, topics): (&Isolation, &Vec<&'static str>)| {
-            let (this, stop, isolation, topics) = (&self, &stop, *isolation, topics.clone());
-            async move {
-                while !stop.is_cancelled() {
-                    this.run_client(isolation, &topics, stop).await?;
-                }
-                Ok(())
+        let read = async |(isolation, topics): (&Isolation, &Vec<&'static str>)| {
+            while !stop.is_cancelled() {
+                self.run_client(*isolation, topics, &stop).await?;
             }
+            anyhow::Ok(())
         };
         let ended = try_join_all(topics.iter().map(read)).await.map(drop);
         pruning.iter().for_each(JoinHandle::abort);
@@ -184,7 +178,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             gaps::start_counters(topic);
         }
         let mut config = self.config.clone();
-        let settings = config.read();
+        let settings = config.borrow_and_update().clone();
         let client: StreamConsumer<GroupContext> =
             kafka::consumer_config(self.service, &settings, isolation)
                 .create_with_context(GroupContext::new(isolation))?;
@@ -230,7 +224,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         stop: &CancellationToken,
         replacement: &mut Replacement,
     ) -> anyhow::Result<()> {
-        let mut batches = self.batch_runner(client, stop);
+        let mut batches = BatchRunner::new(&self.resources, client, stop);
         batches.wait_while_paused().await;
         let mut batch = Vec::with_capacity(BATCH_RECORDS_MAX);
         let mut pause_checked_at = Instant::now();
@@ -245,16 +239,11 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
                 pause_checked_at = Instant::now();
             }
             let due_at = batches.next_due();
-            let due = async {
-                match due_at {
-                    Some(due_at) => tokio::time::sleep_until(due_at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = tokio::time::sleep_until(due_at.unwrap_or_else(tokio::time::Instant::now));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = due => batches.retry_deferred().await,
+                () = due, if due_at.is_some() => batches.retry_deferred().await,
                 taken = records.recv_many(&mut batch, BATCH_RECORDS_MAX) => {
                     anyhow::ensure!(taken > 0, "the prefetching task ended");
                     linger.collect(&mut batch, BATCH_RECORDS_MAX, &mut records, LINGER_LIMITS).await;
@@ -277,15 +266,6 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             }
         }
         Ok(())
-    }
-
-    /// The runner of this consumer's batches, without their source.
-    pub(crate) fn batch_runner<'a>(
-        &'a self,
-        client: &'a Arc<StreamConsumer<GroupContext>>,
-        stop: &'a CancellationToken,
-    ) -> BatchRunner<'a, R> {
-        BatchRunner::new(&self.resources, client, stop)
     }
 }
 

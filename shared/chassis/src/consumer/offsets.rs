@@ -21,7 +21,6 @@ use crate::consumer::by_partition::{ByPartition, OffsetsByPartition, Position, e
 use crate::consumer::gaps::Gap;
 use crate::crash_point;
 
-/// Timeout of a request to the cluster.
 pub(crate) const CLUSTER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often offsets are stored, while records arrive.
@@ -78,7 +77,6 @@ impl HandledOffsets {
         }
     }
 
-    /// The offset that is stored of a partition.
     pub(crate) fn stored(&self, topic: &str, partition: i32) -> Option<i64> {
         self.0.lock().get(topic)?.get(&partition)?.stored
     }
@@ -98,7 +96,6 @@ impl HandledOffsets {
         unsaved
     }
 
-    /// Notes that the database has these positions.
     pub(crate) fn record_saved(&self, positions: &[Position]) {
         let mut all = self.0.lock();
         for Position { topic, partition, next } in positions {
@@ -115,14 +112,12 @@ impl HandledOffsets {
     }
 }
 
-/// How far a reader has read each partition.
 #[derive(Default)]
 pub(crate) struct ReadPositions(ByPartition<ReadPosition>);
 
 #[derive(Clone, Copy, Default)]
 struct ReadPosition {
     generation: u64,
-    /// Where reading began when the partition was assigned.
     start: i64,
     next: Option<i64>,
     /// No record before it is missing: there were none, or it was reported.
@@ -134,15 +129,11 @@ struct ReadPosition {
 
 impl ReadPositions {
     /// Notes where reading begins in partitions that were assigned, of which nothing was read yet.
-    pub(crate) fn record_start(
-        &mut self,
-        starts: &OffsetsByPartition,
-        generation_of: impl Fn(&str, i32) -> Option<u64>,
-    ) {
+    pub(crate) fn record_start(&mut self, starts: &OffsetsByPartition, assigned: &Assignment) {
         for ((topic, partition), start) in starts {
             let read = entry_of(&mut self.0, topic, *partition);
-            if let Some(generation) =
-                generation_of(topic, *partition).filter(|generation| *generation != read.generation)
+            if let Some(generation) = assigned.generation_of(topic, *partition)
+                && generation != read.generation
             {
                 *read = ReadPosition { generation, start: *start, ..ReadPosition::default() };
             }
@@ -197,10 +188,8 @@ impl ReadPositions {
                 read.skipped = None;
             }
             // The start that is known now may be that of a moment before the offset was skipped.
-            read.skipped = match read.skipped {
-                Some((from, 0)) => Some((from, 1)),
-                _ => None,
-            };
+            read.skipped =
+                read.skipped.and_then(|(from, checks)| (checks == 0).then_some((from, 1)));
         }
         deleted
     }
@@ -217,9 +206,8 @@ impl ReadPositions {
     }
 
     fn next_offset(&self, topic: &str, partition: i32, generation: u64) -> Option<i64> {
-        let read =
-            self.0.get(topic)?.get(&partition).filter(|read| read.generation == generation)?;
-        read.next
+        let read = self.0.get(topic)?.get(&partition)?;
+        read.next.filter(|_| read.generation == generation)
     }
 }
 
@@ -232,9 +220,7 @@ pub(crate) fn store<C: ConsumerContext>(
     read: Option<&ReadPositions>,
 ) {
     let Ok(positions) = client.position() else { return };
-    if handled.replace_positions(&positions, read, |topic, partition| {
-        assignment.generation_of(topic, partition)
-    }) {
+    if handled.replace_positions(&positions, read, assignment) {
         // Fails for partitions that have moved to another instance, which reads these records again and finds
         // them in the inbox.
         let _ = client.store_offsets(&positions);
@@ -248,7 +234,7 @@ impl HandledOffsets {
         &self,
         positions: &TopicPartitionList,
         read: Option<&ReadPositions>,
-        generation_of: impl Fn(&str, i32) -> Option<u64>,
+        assignment: &Assignment,
     ) -> bool {
         let mut all = self.0.lock();
         let mut is_new = false;
@@ -258,12 +244,11 @@ impl HandledOffsets {
                 Offset::Offset(position) => Some(position),
                 _ => None,
             };
-            let generation = generation_of(topic, partition).unwrap_or_default();
+            let generation = assignment.generation_of(topic, partition).unwrap_or_default();
             let progress = entry_of(&mut all, topic, partition);
             progress.begin(generation);
-            let read = read
-                .filter(|_| generation > 0)
-                .map(|read| read.next_offset(topic, partition, generation));
+            let read = read.filter(|_| generation > 0);
+            let read = read.map(|read| read.next_offset(topic, partition, generation));
             let next = match read {
                 Some(read) if read == progress.handled => position.max(read),
                 _ => progress.handled,
@@ -282,6 +267,14 @@ impl HandledOffsets {
 mod tests {
     use super::*;
 
+    /// Partition 0, assigned in this generation.
+    fn assigned_in(generation: u64) -> Assignment {
+        let mut assigned = Assignment::default();
+        assigned.generation = generation;
+        assigned.assign_partition("topic", 0);
+        assigned
+    }
+
     /// What is stored of partition 0, where the client's position is `position`.
     fn stored(
         offsets: &HandledOffsets,
@@ -291,7 +284,7 @@ mod tests {
     ) -> Offset {
         let mut positions = TopicPartitionList::new();
         positions.add_partition_offset("topic", 0, position).unwrap();
-        offsets.replace_positions(&positions, read, |_, _| Some(generation));
+        offsets.replace_positions(&positions, read, &assigned_in(generation));
         positions.elements()[0].offset()
     }
 
@@ -324,12 +317,12 @@ mod tests {
     fn a_record_below_what_was_read_or_committed_shows_that_the_log_was_truncated() {
         let mut read = ReadPositions::default();
         let committed = OffsetsByPartition::from([(("topic".to_string(), 0), 12)]);
-        read.record_start(&committed, |_, _| Some(1));
+        read.record_start(&committed, &assigned_in(1));
         assert_eq!(read.next_offset("topic", 0, 1), None);
         assert_eq!(read.record_read("topic", 0, 8, 1), Some(12));
         assert_eq!(read.record_read("topic", 0, 9, 1), Some(12), "nothing was noted");
         assert_eq!(read.record_read("topic", 0, 12, 1), None);
-        read.record_start(&committed, |_, _| Some(1));
+        read.record_start(&committed, &assigned_in(1));
         assert_eq!(read.record_read("topic", 0, 13, 1), None, "known since assignment");
         assert_eq!(read.record_read("topic", 0, 12, 1), Some(14));
         assert_eq!(read.record_read("topic", 0, 3, 2), None, "it was assigned again");
@@ -337,10 +330,7 @@ mod tests {
 
     #[test]
     fn records_that_were_deleted_before_they_were_read_are_told_once_and_markers_are_not() {
-        let mut assigned = Assignment::default();
-        let mut given = TopicPartitionList::new();
-        given.add_partition("topic", 0);
-        assigned.assign(&given);
+        let assigned = assigned_in(1);
         let at = |offset| OffsetsByPartition::from([(("topic".to_string(), 0), offset)]);
         let mut read = ReadPositions::default();
         let deleted = |read: &mut ReadPositions, log_start, stored: Option<i64>| {
@@ -348,7 +338,7 @@ mod tests {
             deleted.into_iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>()
         };
         assert_eq!(deleted(&mut read, 9, None), [], "it is not known where reading begins");
-        read.record_start(&at(5), |_, _| Some(1));
+        read.record_start(&at(5), &assigned);
         assert_eq!(deleted(&mut read, 5, None), []);
         assert_eq!(deleted(&mut read, 9, None), [(5, 9)], "nothing was read since");
         assert_eq!(deleted(&mut read, 9, None), []);

@@ -16,7 +16,6 @@ use crate::db::operator_acts::{self, OperatorAct};
 use crate::dead_letter::storable_text;
 use crate::http::problem::Problem;
 
-/// How often the consumer checks whether it is paused.
 pub(crate) const PAUSE_POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Who paused the consumer.
@@ -73,11 +72,9 @@ fn report(paused_by: Option<PauseCause>) {
 
 fn log(cause: PauseCause) {
     match cause {
-        PauseCause::CircuitBreaker => {
-            error!(
-                "the consumer is paused by its circuit breaker until an operator resumes it: check the dead letters"
-            );
-        }
+        PauseCause::CircuitBreaker => error!(
+            "the consumer is paused by its circuit breaker until an operator resumes it: check the dead letters"
+        ),
         PauseCause::Operator => {
             warn!("the consumer is paused by an operator until an operator resumes it");
         }
@@ -87,19 +84,16 @@ fn log(cause: PauseCause) {
 /// Who has paused the consumer, and how many dead letters wait for an operator, up to 1,000: the query runs
 /// every few seconds and must be short.
 async fn pause_status(db: &PgPool) -> sqlx::Result<(Option<PauseCause>, i64)> {
-    let paused = "select case when paused_at is not null then coalesce(cause, 'circuit_breaker') end,
-                      (select count(*) from (
+    let paused = "select case when paused_at is not null then cause end, (select count(*) from (
                       select from chassis.dead_letters where state = 'waiting' limit 1000) as letters)
                   from chassis.consumer";
     sqlx::query_as(paused).fetch_one(db).await
 }
 
-/// Reads whether the consumer is paused.
 pub(crate) async fn pause_state(db: impl PgExecutor<'_>) -> sqlx::Result<PauseState> {
-    // An older version that runs beside this one leaves cause and actor as they were.
-    let state = "select paused_at, reason,
-                     case when paused_at is not null then coalesce(cause, 'circuit_breaker') end as cause,
-                     case when paused_at is not null and cause = 'operator' then actor end as actor
+    // A resume leaves its own actor.
+    let state = "select paused_at, reason, case when paused_at is not null then cause end as cause,
+                        case when paused_at is not null then actor end as actor
                  from chassis.consumer";
     sqlx::query_as(state).fetch_one(db).await
 }

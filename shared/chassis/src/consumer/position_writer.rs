@@ -11,7 +11,6 @@ use crate::consumer::pause::PAUSE_POLL_INTERVAL;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::{positions, rewind};
 
-/// How often positions are written, while they rise.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes the positions of one client, beside its reading, and looks for rewinds as often as for a pause.

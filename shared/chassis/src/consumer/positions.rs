@@ -14,7 +14,6 @@ use crate::db;
 /// Timeout of a query. The reader waits for it and does not poll meanwhile.
 pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The positions in a cluster.
 pub(super) async fn load(db: &PgPool, cluster: &str) -> sqlx::Result<OffsetsByPartition> {
     let all = sqlx::query_as(
         "select topic, partition, next_offset from chassis.consumer_positions where cluster = $1",

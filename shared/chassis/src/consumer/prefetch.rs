@@ -17,12 +17,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::error::Elapsed;
 use tracing::{error, warn};
 
-use crate::consumer::by_partition::OffsetsByPartition;
 use crate::consumer::offsets::{ReadPositions, STORE_INTERVAL};
 use crate::consumer::position_writer::PositionWriter;
 use crate::consumer::prefetched_record::{PREFETCH_BYTES_MAX, PrefetchedRecord, memory_bytes};
 use crate::consumer::rebalance::{self, GroupContext};
-use crate::consumer::resume::{ResumeRetry, resume_all};
 use crate::consumer::{gaps, lag, start};
 use crate::telemetry::{log_throttle::LogThrottle, refusals};
 
@@ -37,10 +35,8 @@ const KEEPALIVE_POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// (its issues 665 and 848).
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A record, and the generation in which it was read.
 type ReceivedRecord = (OwnedMessage, Option<u64>);
 
-/// The reader of one client.
 struct PrefetchReader {
     client: Arc<StreamConsumer<GroupContext>>,
     db: PgPool,
@@ -79,22 +75,14 @@ impl PrefetchReader {
         }
     }
 
-    /// The next record, if one arrives soon.
     async fn next_record(&mut self) -> Option<ReceivedRecord> {
         if let Some(unplaced) = self.unplaced.pop_front() {
             return Some(unplaced);
         }
         match self.receive(STORE_INTERVAL).await {
-            Err(_) => {
-                if self.last_record_at.elapsed() >= CHECK_INTERVAL {
-                    self.last_record_at = Instant::now();
-                    self.client.context().health.poll_timed_out();
-                }
-                None
-            }
             Ok(Ok(received)) => {
                 self.last_record_at = Instant::now();
-                self.track(received).await
+                return self.track(received).await;
             }
             Ok(Err(error)) => {
                 // The client reconnects by itself.
@@ -103,16 +91,21 @@ impl PrefetchReader {
                 {
                     warn!("the consumer cannot read from Kafka: {text}");
                 }
-                None
             }
+            Err(_) if self.last_record_at.elapsed() >= CHECK_INTERVAL => {
+                self.last_record_at = Instant::now();
+                self.client.context().health.poll_timed_out();
+            }
+            Err(_) => {}
         }
+        None
     }
 
-    /// Polls the client once.
     async fn receive(&self, within: Duration) -> Result<KafkaResult<ReceivedRecord>, Elapsed> {
         let received = tokio::time::timeout(within, self.client.recv()).await?;
         Ok(received.map(|message| {
-            (message.detach(), self.client.context().generation_of_message(&message))
+            let (topic, partition) = (message.topic(), message.partition());
+            (message.detach(), self.client.context().generation_of(topic, partition))
         }))
     }
 
@@ -124,8 +117,9 @@ impl PrefetchReader {
             let client = self.client.clone();
             // Records that arrive meanwhile are lag too. The query is not awaited: the cluster may be unreachable.
             tokio::task::spawn_blocking(move || {
-                lag::end_offsets(&client, assigned)
-                    .map(|ends| client.context().set_end_offsets(ends))
+                if let Ok(ends) = lag::end_offsets(&client, assigned) {
+                    *client.context().end_offsets.lock() = ends;
+                }
             });
         }
         if let Ok(Ok(received)) = self.receive(KEEPALIVE_POLL_TIMEOUT).await {
@@ -139,11 +133,10 @@ impl PrefetchReader {
         self.is_paused = assigned.and_then(|assigned| self.client.pause(&assigned)).is_ok();
     }
 
-    /// Resumes fetching, once there is room again.
     fn resume_if_paused(&mut self) {
         if self.is_paused {
             self.is_paused = resume_all(&self.client).is_err();
-            self.client.context().set_end_offsets(OffsetsByPartition::new());
+            self.client.context().end_offsets.lock().clear();
             self.resume_retry.restart();
         }
     }
@@ -193,8 +186,7 @@ impl PrefetchReader {
     /// handed on meanwhile.
     async fn begin_reading(&mut self) {
         self.begun_at = Instant::now();
-        let (last, assigned) =
-            (self.client.context().generation(), self.client.context().assignment());
+        let assigned = self.client.context().assignment();
         let mut new = TopicPartitionList::new();
         for place in self.client.assignment().iter().flat_map(TopicPartitionList::elements) {
             if !self.positions.is_known(place.topic(), place.partition(), &assigned) {
@@ -203,11 +195,9 @@ impl PrefetchReader {
         }
         match start::begin(&self.client, &self.db, new, &assigned).await {
             Ok((starts, all)) => {
-                self.positions.record_start(&starts, |topic, partition| {
-                    assigned.generation_of(topic, partition)
-                });
+                self.positions.record_start(&starts, &assigned);
                 if all {
-                    self.begun_generation = last;
+                    self.begun_generation = assigned.generation;
                 }
             }
             Err(error) => {
@@ -219,7 +209,6 @@ impl PrefetchReader {
         }
     }
 
-    /// Runs the tasks that are due between two records.
     async fn run_due_tasks(&mut self) {
         self.client.context().health.poll_returned();
         if !self.is_paused {
@@ -277,4 +266,45 @@ pub(crate) async fn prefetch(
             Err(_) => reader.pause((message, generation)).await,
         }
     }
+}
+
+/// How often a resume is repeated, and at which interval. librdkafka loses a resume that coincides with a
+/// rebalance, and reports success (its issue 5591): that partition would never be read again. A resume without a
+/// paused partition does nothing; without a limit, the repetitions themselves would coincide with rebalances.
+const RESUME_RETRIES: u32 = 2;
+const RESUME_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The resume of paused partitions, repeated because librdkafka may lose it.
+struct ResumeRetry {
+    remaining: u32,
+    generation: u64,
+    checked_at: Instant,
+}
+
+impl ResumeRetry {
+    fn new() -> ResumeRetry {
+        ResumeRetry { remaining: 0, generation: 0, checked_at: Instant::now() }
+    }
+
+    fn restart(&mut self) {
+        (self.remaining, self.checked_at) = (RESUME_RETRIES, Instant::now());
+    }
+
+    fn retry_if_due(&mut self, client: &StreamConsumer<GroupContext>) {
+        if self.checked_at.elapsed() < RESUME_INTERVAL {
+            return;
+        }
+        self.checked_at = Instant::now();
+        let generation = client.context().generation();
+        if self.generation != generation {
+            (self.generation, self.remaining) = (generation, RESUME_RETRIES);
+        } else if self.remaining > 0 {
+            self.remaining -= 1;
+            let _ = resume_all(client);
+        }
+    }
+}
+
+fn resume_all(client: &StreamConsumer<GroupContext>) -> KafkaResult<()> {
+    client.resume(&client.assignment()?)
 }

@@ -18,7 +18,6 @@ const HEADER_OVERHEAD_BYTES: usize = 64;
 /// A prefetched record, with its share of the memory for such records.
 pub(crate) struct PrefetchedRecord {
     pub message: OwnedMessage,
-    /// The generation in which it was read.
     pub(super) generation: Option<u64>,
     pub permit: OwnedSemaphorePermit,
 }

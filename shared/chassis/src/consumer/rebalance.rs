@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, TopicPartitionList};
 use tracing::{info, warn};
@@ -30,7 +29,7 @@ const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The callbacks of a client: its log lines and metrics, and its partitions.
 #[derive(Default)]
-pub struct GroupContext {
+pub(crate) struct GroupContext {
     isolation: Isolation,
     pub(crate) health: ClientHealth,
     /// The id of the cluster that the client found first.
@@ -58,12 +57,10 @@ fn partition_count(partitions: &OwnedPartitions) -> usize {
 }
 
 impl GroupContext {
-    /// For a client of topics of this isolation.
     pub(crate) fn new(isolation: Isolation) -> GroupContext {
         GroupContext { isolation, ..GroupContext::default() }
     }
 
-    /// The present assignment.
     pub(crate) fn assignment(&self) -> Assignment {
         self.assignment.lock().clone()
     }
@@ -95,7 +92,6 @@ impl GroupContext {
         }
     }
 
-    /// Notes a rewind that an operator asked for.
     pub(super) fn request_rewind(&self, rewind_id: i64) {
         self.requested_rewind.fetch_max(rewind_id, Ordering::Relaxed);
     }
@@ -105,7 +101,6 @@ impl GroupContext {
         self.applied_rewind.fetch_max(rewind_id, Ordering::Relaxed);
     }
 
-    /// The last rewind that this client knows.
     pub(super) fn known_rewind(&self) -> i64 {
         self.applied_rewind.load(Ordering::Relaxed)
     }
@@ -127,17 +122,10 @@ impl GroupContext {
         }
     }
 
-    /// Whether partitions were revoked since the last call.
     pub(super) fn take_revoked(&self) -> bool {
         self.revoked.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes the end offsets of partitions; none, once they are fetched.
-    pub(crate) fn set_end_offsets(&self, end_offsets: OffsetsByPartition) {
-        *self.end_offsets.lock() = end_offsets;
-    }
-
-    /// The present generation.
     pub(crate) fn generation(&self) -> u64 {
         self.assignment.lock().generation
     }
@@ -151,24 +139,20 @@ impl GroupContext {
         assignment.generation
     }
 
-    pub(crate) fn generation_of_message(&self, message: &impl Message) -> Option<u64> {
-        let assignment = self.assignment.lock();
-        assignment.generation_of(message.topic(), message.partition())
+    pub(crate) fn generation_of(&self, topic: &str, partition: i32) -> Option<u64> {
+        self.assignment.lock().generation_of(topic, partition)
     }
 }
 
 /// The id of the cluster that a client reads from; `None` while it is unknown.
 pub(crate) async fn cluster_id(client: &Arc<StreamConsumer<GroupContext>>) -> Option<String> {
-    let client = client.clone();
-    let fetch = move || {
-        let first = &client.context().cluster_id;
-        if first.get().is_none() {
-            let id = client.client().fetch_cluster_id(CLUSTER_REQUEST_TIMEOUT)?;
-            let _ = first.set(id);
-        }
-        first.get().cloned()
-    };
-    tokio::task::spawn_blocking(fetch).await.ok().flatten()
+    let first = &client.context().cluster_id;
+    if first.get().is_none() {
+        let client = client.clone();
+        let fetch = move || client.client().fetch_cluster_id(CLUSTER_REQUEST_TIMEOUT);
+        let _ = first.set(tokio::task::spawn_blocking(fetch).await.ok()??);
+    }
+    first.get().cloned()
 }
 
 /// Unsubscribes a client that has no partitions, so that it leaves its group.
@@ -235,9 +219,7 @@ impl ConsumerContext for GroupContext {
     /// Before a revocation: the offsets of what was handled are stored.
     fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(given) => {
-                self.assignment.lock().assign(given);
-            }
+            Rebalance::Assign(given) => self.assignment.lock().assign(given),
             // The client commits the stored offsets when it gives up the partitions.
             Rebalance::Revoke(_) => {
                 store_offsets(client, None);
@@ -251,14 +233,15 @@ impl ConsumerContext for GroupContext {
     /// resumed here. If there is still no room, the reader pauses it again.
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         crash_point!("group.revoked", matches!(rebalance, Rebalance::Revoke(_)));
-        if let Rebalance::Revoke(taken) = rebalance {
-            self.remove_partitions(taken);
-        }
-        if let Rebalance::Assign(given) = rebalance {
-            self.add_partitions(given);
-            if let Err(error) = client.resume(given) {
-                warn!("newly assigned partitions could not be resumed: {error}");
+        match rebalance {
+            Rebalance::Revoke(taken) => self.remove_partitions(taken),
+            Rebalance::Assign(given) => {
+                self.add_partitions(given);
+                if let Err(error) = client.resume(given) {
+                    warn!("newly assigned partitions could not be resumed: {error}");
+                }
             }
+            Rebalance::Error(_) => {}
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::consumer::sub_batch::{SubBatch, record_age};
-use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::dead_letter::DeadLetterReason;
 use crate::transaction::incoming_record::Content;
 use crate::unit_of_work::UnitOfWork;
 
@@ -14,19 +14,13 @@ use crate::unit_of_work::UnitOfWork;
 /// over at least this time, if another event of its topic had its effect meanwhile: a rule that refuses every
 /// event is no fault of a single one.
 const REJECTED_ATTEMPTS_MIN: u32 = if cfg!(test) { 4 } else { 10 };
-pub(crate) const REJECTED_FOR_MIN: Duration = match cfg!(test) {
-    false => Duration::from_secs(300),
-    true => Duration::from_secs(5),
-};
+pub(crate) const REJECTED_FOR_MIN: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 300 });
 
 /// The shortest time for which an unknown schema id is requested, even for an old record.
 const UNKNOWN_SCHEMA_WAIT_MIN: Duration = Duration::from_secs(2);
 
-/// Why an event has to be tried again.
 pub(crate) enum RetryReason {
-    /// Its schema is not known yet.
     UnknownSchema,
-    /// A rule of the database refuses it.
     DatabaseRule,
     /// A temporary failure that concerns this event only.
     SingleEvent,
@@ -46,34 +40,25 @@ impl RetryReason {
     ) -> Option<DeadLetterReason> {
         let waited = part.attempts.started_at.elapsed();
         match (self, &part.items[0].content) {
-            (RetryReason::UnknownSchema, Content::SchemaPending(unread))
-                if unread.is_unregistered =>
-            {
+            (RetryReason::UnknownSchema, Content::SchemaPending { is_unregistered: true, .. }) => {
                 let is_old = waited > lag_max
                     || waited > UNKNOWN_SCHEMA_WAIT_MIN
                         && record_age(&part.items[0]) > Some(lag_max)
                     || !has_room;
-                is_old.then(|| DeadLetterReason {
-                    kind: ReasonKind::Undecodable,
-                    detail: detail.to_string(),
-                })
+                is_old.then(|| DeadLetterReason::undecodable(detail))
             }
             (RetryReason::DatabaseRule, Content::Event(topic, _)) => {
                 let succeeded = last_success_at.get(topic.name);
                 let others_go_on = succeeded.is_some_and(|at| *at > part.attempts.started_at);
                 let tried =
                     part.attempts.count >= REJECTED_ATTEMPTS_MIN && waited >= REJECTED_FOR_MIN;
-                (others_go_on && tried).then(|| DeadLetterReason {
-                    kind: ReasonKind::HandlerFailed,
-                    detail: detail.to_string(),
-                })
+                (others_go_on && tried).then(|| DeadLetterReason::handler_failed(detail))
             }
             _ => None,
         }
     }
 }
 
-/// The reason of a rule of the database, with its SQLSTATE.
 pub(super) fn rejection_reason(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(|error| error.code());
     let DeadLetterReason { detail: reason, .. } = DeadLetterReason::rejected_by_database(error);

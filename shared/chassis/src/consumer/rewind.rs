@@ -103,7 +103,6 @@ pub(super) fn resolve(
     Ok(rewinds.iter().filter_map(target).collect())
 }
 
-/// What an operator asks for.
 pub(crate) struct RewindRequest<'a> {
     pub topic: Option<&'a str>,
     pub partition: Option<i32>,

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use rdkafka::message::{Message, OwnedMessage};
 use uuid::Uuid;
 
+use crate::dead_letter::DeadLetterReason;
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::avro::{Codec, Undecodable, unframe};
 use crate::event::{
     Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
@@ -17,7 +17,7 @@ use crate::event::{
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
 use crate::kafka::schema_registry::CachedSchema;
 use crate::kafka::writer_schemas::WriterSchemas;
-use crate::transaction::incoming_record::{Content, EventHandler, IncomingRecord, PendingSchema};
+use crate::transaction::incoming_record::{Content, EventHandler, IncomingRecord};
 use crate::unit_of_work::{Loads, UnitOfWork};
 
 /// The topics that a service subscribes to.
@@ -133,19 +133,15 @@ impl<R: UnitOfWork> EventRouter<R> {
 
     /// Reads a record. `schemas` has the schema of the record's schema id.
     pub fn parse(&self, message: OwnedMessage, schemas: &WriterSchemas) -> IncomingRecord<R> {
-        let (event_headers, content) = match raw_headers(&message) {
-            Some(headers) => {
-                let event_headers = read_headers(headers);
-                let content = self.decode_content(&message, &event_headers, schemas);
-                (event_headers, content)
-            }
-            None => {
-                let reason = "the name of a header is not UTF-8".to_string();
-                (EventHeaders::default(), Err(Undecodable(reason)))
-            }
+        let headers = raw_headers(&message);
+        let is_readable = headers.is_some();
+        let event_headers = headers.map(read_headers).unwrap_or_default();
+        let content = match is_readable {
+            true => self.decode_content(&message, &event_headers, schemas),
+            false => Err(Undecodable("the name of a header is not UTF-8".into())),
         };
         let content = content.unwrap_or_else(|Undecodable(reason)| {
-            Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason })
+            Content::Poison(DeadLetterReason::undecodable(reason))
         });
         let EventHeaders { event_id, sent_at, parent, .. } = event_headers;
         IncomingRecord { event_id, parent, sent_at, content, message }
@@ -175,6 +171,6 @@ impl<R: UnitOfWork> EventRouter<R> {
             CachedSchema::Unregistered(reason) => (reason, true),
             CachedSchema::Pending(reason) | CachedSchema::Reassigned(_, reason) => (reason, false),
         };
-        Ok(Content::SchemaPending(PendingSchema { reason, is_unregistered }))
+        Ok(Content::SchemaPending { reason, is_unregistered })
     }
 }

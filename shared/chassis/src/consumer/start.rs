@@ -70,28 +70,25 @@ pub(super) async fn begin(
 struct Started {
     /// The offset from which each partition is read. One whose fetching has not begun cannot be sought yet, and is
     /// missing.
-    pub at: OffsetsByPartition,
+    at: OffsetsByPartition,
     /// Whether these are all partitions.
-    pub all: bool,
+    all: bool,
     /// Positions that are not what the database has: of a partition that is read for the first time or from its
     /// beginning, or whose records were deleted.
-    pub moved: Vec<Position>,
-    pub suspected: Vec<Gap>,
-    pub deleted: Vec<Gap>,
+    moved: Vec<Position>,
+    suspected: Vec<Gap>,
+    deleted: Vec<Gap>,
     /// Where an operator moved partitions to.
-    pub rewound: OffsetsByPartition,
+    rewound: OffsetsByPartition,
 }
 
-/// What is known of a partition before it is read.
+/// What is known of a partition before it is read: the group's committed offset, which Kafka deletes with the topic or
+/// the group, the position in the database, the first offset of the log, and where an operator moves it to.
 #[derive(Clone, Copy)]
 struct Known {
-    /// The group's committed offset. Kafka deletes it with the topic or the group.
     committed: Option<i64>,
-    /// The position in the database.
     position: Option<i64>,
-    /// The first offset of the log.
     log_start: i64,
-    /// Where an operator moves it to.
     rewind: Option<i64>,
 }
 
@@ -146,10 +143,7 @@ fn seek_to_start(
     let mut known = Vec::with_capacity(count);
     for mut place in places.elements() {
         let of = (place.topic().to_string(), place.partition());
-        let committed = match place.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        };
+        let committed = place.offset().to_raw().filter(|offset| *offset >= 0);
         let log_start = log_starts.get(&of).copied().unwrap_or_default();
         let (position, rewind) = (positions.get(&of).copied(), rewound.get(&of).copied());
         let partition = Known { committed, position, log_start, rewind };
@@ -180,14 +174,14 @@ fn seek_to_start(
 /// Commits the offsets of rewound partitions, so that a lower one is not taken for the last that was handled after a
 /// skip.
 fn commit(client: &StreamConsumer<GroupContext>, rewound: &OffsetsByPartition) -> KafkaResult<()> {
+    if rewound.is_empty() {
+        return Ok(());
+    }
     let mut offsets = TopicPartitionList::new();
     for ((topic, partition), offset) in rewound {
         offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
     }
-    match offsets.count() {
-        0 => Ok(()),
-        _ => client.commit(&offsets, CommitMode::Sync),
-    }
+    client.commit(&offsets, CommitMode::Sync)
 }
 
 #[cfg(test)]

@@ -52,9 +52,9 @@ impl<R: UnitOfWork> SubBatch<R> {
 
 /// The position and the event id of a record, for the log.
 pub(super) fn describe_record<R: UnitOfWork>(item: &IncomingRecord<R>) -> String {
-    let IncomingRecord { message, event_id, .. } = item;
-    let event = event_id.map_or("no event id".to_string(), |id| format!("event {id}"));
-    format!("{}[{}]@{} ({event})", message.topic(), message.partition(), message.offset())
+    let event = item.event_id.map_or("no event id".to_string(), |id| format!("event {id}"));
+    let (topic, partition, offset) = item.position();
+    format!("{topic}[{partition}]@{offset} ({event})")
 }
 
 /// The age of a record, as far as the broker's clock and this one agree.

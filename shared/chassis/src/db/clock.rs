@@ -17,8 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::db;
-use crate::db::sequences;
+use crate::db::{self, sequences};
 
 /// From one tick to the next, at least.
 const TICK_INTERVAL: Duration = Duration::from_secs(60);
@@ -87,12 +86,8 @@ pub(crate) async fn advance(
              on conflict do nothing returning elapsed_ms)
          delete from chassis.clock_ticks as old using added where old.elapsed_ms < added.elapsed_ms - $3",
     );
-    added
-        .bind(tick.0 + 1)
-        .bind(tick.1 + millis(elapsed))
-        .bind(millis(TICK_RETENTION))
-        .execute(db)
-        .await?;
+    let added = added.bind(tick.0 + 1).bind(tick.1 + millis(elapsed)).bind(millis(TICK_RETENTION));
+    added.execute(db).await?;
     *newest = None;
     Ok(true)
 }

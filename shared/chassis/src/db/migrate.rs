@@ -18,10 +18,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::crash_point;
-use crate::db;
 use crate::db::pool::connect_options;
 use crate::db::privileges::{grant_capture, grant_privileges};
-use crate::db::{CHASSIS_SCHEMA, CHASSIS_VERSIONS, DbErrorClass, SERVICE_VERSIONS};
+use crate::db::{self, CHASSIS_SCHEMA, CHASSIS_VERSIONS, DbErrorClass, SERVICE_VERSIONS};
 use crate::telemetry::log_throttle::LogThrottle;
 
 const MIGRATION_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +29,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one query may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long a migration waits for a lock, and how long it then pauses for other transactions.
+/// A statement that waits for a table blocks all transactions behind it. So it gives up after this time, pauses for
+/// other transactions, and retries.
 const LOCK_TIMEOUT: &str = "2s";
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -55,7 +55,7 @@ pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> 
     // An older version may be deployed again after a newer one; its migrations are all there.
     migrator.set_ignore_missing(true);
     while let Err(error) = migrate_once(service, config, &migrator).await {
-        if !is_lock_timeout(&error) {
+        if !is_caused_by(&error, &[DbErrorClass::LockTimeout]) {
             return Err(error);
         }
         tracing::warn!("the migrations failed and are retried: {error:#}");
@@ -65,10 +65,8 @@ pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> 
 }
 
 async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> anyhow::Result<()> {
-    let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
-    // A migration that waits for a table, as while a backup reads it, blocks all transactions behind it. So it
-    // gives up and retries. It may also wait for another migration.
-    let owner = connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]);
+    // A migration may have to wait for a backup that reads its table, or for another migration.
+    let owner = owner_options(service, config)?;
     let mut db = connect_with_retry(&owner).await?;
     let chassis = chassis_migrator();
     chassis.run(&mut db).await.map_err(explain).context("the migrations of the chassis failed")?;
@@ -99,9 +97,16 @@ fn explain(error: MigrateError) -> anyhow::Error {
     }
 }
 
-fn is_lock_timeout(error: &anyhow::Error) -> bool {
+/// Whether the cause is an error of the database of one of these classes.
+pub(super) fn is_caused_by(error: &anyhow::Error, classes: &[DbErrorClass]) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
-    causes.any(|error| db::classify(error) == DbErrorClass::LockTimeout)
+    causes.any(|error| classes.contains(&db::classify(error)))
+}
+
+/// The options of a connection of the role that owns the tables.
+pub(super) fn owner_options(service: &str, config: &Config) -> anyhow::Result<PgConnectOptions> {
+    let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
+    Ok(connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]))
 }
 
 /// Waits, for ever if necessary, until every embedded migration was applied.

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType};
+use sqlx::{SqlSafeStr, SqlStr};
 
 use super::*;
 
@@ -15,11 +15,18 @@ pub(crate) fn migrations(upto: i64) -> Migrator {
 }
 
 fn numbered(versions: impl IntoIterator<Item = i64>) -> Migrator {
-    let migration = |version| {
-        let sql = AssertSqlSafe(format!("create table t{version} (id bigserial)")).into_sql_str();
+    let table = |version| {
+        (version, AssertSqlSafe(format!("create table t{version} (id bigserial)")).into_sql_str())
+    };
+    migrator(versions.into_iter().map(table))
+}
+
+/// Migrations with these versions and statements.
+pub(crate) fn migrator(statements: impl IntoIterator<Item = (i64, SqlStr)>) -> Migrator {
+    let migration = |(version, sql)| {
         Migration::new(version, Cow::from("tables"), MigrationType::Simple, sql, false)
     };
-    Migrator::with_migrations(versions.into_iter().map(migration).collect())
+    Migrator::with_migrations(statements.into_iter().map(migration).collect())
 }
 
 #[tokio::test]
@@ -74,10 +81,8 @@ async fn a_migration_that_waits_for_a_table_lets_others_pass() {
     let (owner, server) = fresh_database().await;
     let config = config(owner.clone(), server);
     migrate("till", &config, migrations(1)).await.unwrap();
-    let sql = AssertSqlSafe("alter table t1 add column more int".to_string()).into_sql_str();
-    let alter = Migration::new(2, Cow::from("more"), MigrationType::Simple, sql, false);
-    let mut all: Vec<Migration> = migrations(1).iter().cloned().collect();
-    all.push(alter);
+    let alter = "alter table t1 add column more int".into_sql_str();
+    let all = migrations(1).iter().chain(migrator([(2, alter)]).iter()).cloned().collect();
     let mut backup = PgConnection::connect(owner.expose()).await.unwrap();
     let reads = "begin; lock table t1 in access share mode";
     sqlx::raw_sql(reads).execute(&mut backup).await.unwrap();

@@ -2,7 +2,7 @@
 //! of a transaction mean.
 //!
 //! Promise: a failed transaction is retried if it may succeed later, and given up only if it never can. Code that
-//! decides by the text of an error instead of [`classify`] breaks that promise.
+//! decides by the text of an error instead of `classify` breaks that promise.
 
 pub mod clock;
 pub(crate) mod connection;
@@ -70,7 +70,7 @@ pub async fn with_timeout<T, E: From<sqlx::Error>>(
 /// What a failed transaction means for its work. All of it was rolled back, except after a commit whose connection
 /// was cut: then the outcome is unknown, and a retry of the same work finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DbErrorClass {
+pub(crate) enum DbErrorClass {
     /// The work is not the cause: wait and retry, for ever if necessary.
     Transient,
     /// A statement ran into its time limit: a smaller batch may pass, else wait.
@@ -105,7 +105,7 @@ const TRANSIENT_CLASSES: [&str; 14] =
 /// Classifies a failure by its SQLSTATE. Only failures that can never succeed are permanent: bad values (class 22),
 /// broken constraints (23), and values larger than Postgres can store (54). An unknown class is a rule of the
 /// database, like P0001, the code of `raise exception`.
-pub fn classify(error: &sqlx::Error) -> DbErrorClass {
+pub(crate) fn classify(error: &sqlx::Error) -> DbErrorClass {
     match error {
         // A value that cannot be encoded now can never be.
         sqlx::Error::Encode(_) => DbErrorClass::Permanent,

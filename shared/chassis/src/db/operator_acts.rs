@@ -5,7 +5,6 @@
 
 use sqlx::{PgConnection, query};
 
-/// What an operator did.
 #[derive(Clone, Copy, Debug, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub(crate) enum OperatorAct {
@@ -13,7 +12,6 @@ pub(crate) enum OperatorAct {
     Pause,
     /// Ended the pause of the consumer, or asked for that while it was not paused.
     Resume,
-    /// Republished events.
     Republish,
 }
 

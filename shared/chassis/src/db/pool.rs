@@ -70,7 +70,6 @@ impl RenewablePool {
     }
 }
 
-/// The options of a connection of the serving role.
 fn serving_options(service: &str, url: &Secret) -> anyhow::Result<PgConnectOptions> {
     // No statement, lock or forgotten transaction may block others for ever, and a backend whose client vanished
     // must release its locks: Linux alone would wait two hours.

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, SqlSafeStr};
 
 use crate::config::Secret;
 use crate::db::migrate::migrate;
+use crate::db::migrate::tests::migrator;
 use crate::db::pool::{connect, connect_options};
 use crate::testing::{config, fresh_database};
 
@@ -35,11 +36,7 @@ const CHASSIS_TABLES: [(&str, &str, bool, bool); 19] = [
 
 /// Migrations with these statements, numbered from 1.
 fn migrations(statements: &[&'static str]) -> Migrator {
-    let numbered = (1..).zip(statements).map(|(version, sql)| {
-        let sql = sql.into_sql_str();
-        Migration::new(version, Cow::from("tables"), MigrationType::Simple, sql, false)
-    });
-    Migrator::with_migrations(numbered.collect())
+    migrator((1..).zip(statements.iter().map(|statement| statement.into_sql_str())))
 }
 
 /// Whether a role may run a statement. Its effect is rolled back.

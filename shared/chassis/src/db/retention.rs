@@ -5,8 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tracing::warn;
 
-use crate::db;
-use crate::db::clock;
+use crate::db::{self, clock};
 
 /// Rows deleted at a time, which holds locks for a few milliseconds, and how often to check for old rows.
 const PRUNE_BATCH_MAX: i64 = 1_000;
@@ -27,7 +26,6 @@ pub(crate) async fn prune_forever(db: PgPool, statement: &'static str, retention
     }
 }
 
-/// One step of [`prune_forever`]; returns how many rows it changed.
 pub(crate) async fn prune_batch(
     db: &PgPool,
     statement: &'static str,

@@ -11,7 +11,6 @@ use crate::db;
 /// How long all of it may take: the session of the relay is idle meanwhile.
 const ADVANCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The sequence of a numbered column.
 #[derive(FromRow)]
 struct NumberedColumn {
     sequence: String,
@@ -44,7 +43,7 @@ async fn advance_each(db: &PgPool) -> sqlx::Result<()> {
     );
     let numbered: Vec<NumberedColumn> = numbered.fetch_all(db).await?;
     for numbered in numbered {
-        let NumberedColumn { sequence, .. } = &numbered;
+        let sequence = &numbered.sequence;
         match numbered.advance(db).await {
             Ok(None) => {}
             Ok(Some(highest)) => {

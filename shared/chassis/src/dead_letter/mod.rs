@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::db::retention;
 pub(crate) use crate::dead_letter::query::{
-    DeadLetter, DeadLetterOfEvent, DeadLetterState, count, find, list, list_by_event, lock,
+    DeadLetter, DeadLetterOfEvent, DeadLetterState, count_waiting, find, list, list_by_event, lock,
     lock_event, settle, was_discarded,
 };
 use crate::event::avro::unframe;
@@ -59,14 +59,19 @@ impl ReasonKind {
 }
 
 impl DeadLetterReason {
+    pub(crate) fn undecodable(detail: impl Into<String>) -> DeadLetterReason {
+        DeadLetterReason { kind: ReasonKind::Undecodable, detail: detail.into() }
+    }
+
+    pub(crate) fn handler_failed(detail: impl Into<String>) -> DeadLetterReason {
+        DeadLetterReason { kind: ReasonKind::HandlerFailed, detail: detail.into() }
+    }
+
     /// The reason of a record whose effect the database refuses, and will refuse until code or tables change.
     pub(crate) fn rejected_by_database(error: &sqlx::Error) -> DeadLetterReason {
         let message = error.as_database_error().map(|error| error.message().to_string());
         let message = message.unwrap_or_else(|| error.to_string());
-        DeadLetterReason {
-            kind: ReasonKind::HandlerFailed,
-            detail: format!("the database refuses it: {message}"),
-        }
+        DeadLetterReason::handler_failed(format!("the database refuses it: {message}"))
     }
 }
 
@@ -98,7 +103,6 @@ pub(crate) async fn prune(db: PgPool) {
     retention::prune_forever(db, PRUNE_STATEMENT, RECORD_RETENTION).await;
 }
 
-/// Topic, partition and offset of a record.
 pub(crate) type RecordPosition = (String, i32, i64);
 
 /// Stores records as dead letters, after so many `attempts`. An existing dead letter is not changed, so that a

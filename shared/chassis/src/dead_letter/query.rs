@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::dead_letter::{RECORD_RETENTION, ReasonKind, TRUNCATED_BYTES_MAX, storable_text};
 use crate::event::avro::unframe;
+use crate::http::extractors::deserialize_integer;
 
 /// The state of a dead letter. It changes once, from `Waiting` to one of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
@@ -50,20 +51,26 @@ pub(crate) struct DeadLetterSummary {
     actor: Option<String>,
 }
 
-/// Which dead letters are meant; `None` is any.
-#[derive(Clone, Debug, Default)]
+// Which dead letters are meant. It is also the body of a request to replay them, and the API describes its fields.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ReplayAllRequest)]
 pub(crate) struct DeadLetterFilter {
-    pub state: Option<DeadLetterState>,
+    /// Only dead letters of this topic.
     pub topic: Option<String>,
+    /// Only dead letters of this kind: `undecodable`, `unprocessable` or `handler_failed`.
+    #[schema(value_type = Option<String>)]
     pub kind: Option<ReasonKind>,
+    /// Only dead letters whose record has this key.
     pub key: Option<String>,
-    /// A part of the reason, in upper or lower case.
+    /// Only dead letters whose reason contains this text, in upper or lower case.
     pub reason: Option<String>,
-    /// Those that were stored at this time or later.
+    /// Only dead letters that were stored at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Those that were stored before this time.
+    /// Only dead letters that were stored before this time.
     pub until: Option<DateTime<Utc>>,
-    /// Only those after this id.
+    /// Only dead letters after this one: `next` of the request before.
+    #[serde(default, deserialize_with = "deserialize_integer")]
     pub after: i64,
 }
 
@@ -74,10 +81,11 @@ const MATCHES: &str = "
     and ($6::text is null or position(lower($6) in lower(reason)) > 0)
     and ($7::timestamptz is null or received_at >= $7) and ($8::timestamptz is null or received_at < $8)";
 
-/// Selects these columns of the dead letters that match. A further parameter is `$9`.
+/// Selects these columns of the dead letters that match, in any state or in one. A further parameter is `$9`.
 fn select<'q, R>(
     columns: &str,
     rest: &str,
+    state: Option<DeadLetterState>,
     filter: &'q DeadLetterFilter,
 ) -> QueryAs<'q, Postgres, R, PgArguments>
 where
@@ -86,7 +94,7 @@ where
     let query = format!("select {columns} from chassis.dead_letters where {MATCHES} {rest}");
     sqlx::query_as(AssertSqlSafe(query))
         .bind(filter.after)
-        .bind(filter.state)
+        .bind(state)
         .bind(filter.topic.as_deref())
         .bind(filter.kind.map(ReasonKind::as_str))
         .bind(filter.key.as_deref())
@@ -95,16 +103,17 @@ where
         .bind(filter.until)
 }
 
-/// A page of dead letters, oldest first.
 pub(crate) async fn list(
     db: &PgPool,
+    state: Option<DeadLetterState>,
     filter: &DeadLetterFilter,
     limit: i64,
 ) -> sqlx::Result<Vec<DeadLetterSummary>> {
     let columns = "dead_letter_id, topic, partition, \"offset\", event_id,
         encode(substring(key for 256), 'escape') as key,
         kind, reason, state, received_at, settled_at, actor";
-    select(columns, "order by dead_letter_id limit $9", filter).bind(limit).fetch_all(db).await
+    let page = select(columns, "order by dead_letter_id limit $9", state, filter);
+    page.bind(limit).fetch_all(db).await
 }
 
 /// A dead letter as the answer about its event shows it.
@@ -138,9 +147,9 @@ pub(crate) async fn list_by_event(
     .await
 }
 
-/// The number of dead letters that match.
-pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Result<i64> {
-    let (count,) = select("count(*)", "", filter).fetch_one(db).await?;
+pub(crate) async fn count_waiting(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Result<i64> {
+    let waiting = Some(DeadLetterState::Waiting);
+    let (count,) = select("count(*)", "", waiting, filter).fetch_one(db).await?;
     Ok(count)
 }
 
@@ -182,7 +191,6 @@ pub(crate) struct DeadLetter {
     pub actor: Option<String>,
 }
 
-/// Bytes as text. What is not UTF-8 is replaced.
 fn serialize_lossy<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
     bytes.as_deref().map(String::from_utf8_lossy).serialize(to)
 }
@@ -222,7 +230,6 @@ impl DeadLetter {
     }
 }
 
-/// The dead letter with this id, if there is one.
 pub(crate) async fn find(db: &PgPool, dead_letter_id: i64) -> sqlx::Result<Option<DeadLetter>> {
     sqlx::query_as(
         "select *, translate(encode(record, 'base64'), E'\\n', '') as base64
@@ -272,7 +279,6 @@ pub(crate) async fn was_discarded(
     .await
 }
 
-/// Settles a dead letter.
 pub(crate) async fn settle(
     tx: &mut PgTransaction<'_>,
     dead_letter_id: i64,

@@ -79,7 +79,6 @@ fn timestamp_unit(schema: &Schema) -> Option<TimestampUnit> {
     }
 }
 
-/// Converts a time to another unit, rounding down.
 fn convert_timestamp(value: Value, (unit, new): TimestampUnit) -> Result<Value, Undecodable> {
     let (time, written_unit) = match value {
         Value::TimestampMillis(time) => (time, 1_000),

@@ -12,13 +12,16 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 /// After this number of failures every delay is the longest one.
 const DOUBLINGS_MAX: usize = 64;
 
-/// The bounds of the delay.
 pub(crate) struct RetryBackoff {
     pub delay_min: Duration,
     pub delay_max: Duration,
 }
 
 impl RetryBackoff {
+    pub(crate) const fn constant(delay: Duration) -> RetryBackoff {
+        RetryBackoff { delay_min: delay, delay_max: delay }
+    }
+
     /// The pause after this number of failures in a row.
     pub(crate) fn pause_after(&self, failures: u32) -> Duration {
         // The crate's jitter lengthens a delay, to twice its length at most.

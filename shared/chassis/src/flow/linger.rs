@@ -29,7 +29,6 @@ pub(crate) struct AdaptiveLinger {
     /// A batch of at least this many items counts as concurrent.
     siblings_min: usize,
     active_until: Instant,
-    /// The size of recent batches.
     target_size: usize,
 }
 

@@ -32,12 +32,10 @@ pub fn router(db: PgPool, sums: &'static str) -> Router {
     Router::from(routes().with_state(Source { db, sums, cached }))
 }
 
-/// The route with its description.
 pub(crate) fn routes() -> OpenApiRouter<Source> {
     OpenApiRouter::new().routes(routes!(show))
 }
 
-/// Where the books are read.
 #[derive(Clone)]
 pub(crate) struct Source {
     db: PgPool,

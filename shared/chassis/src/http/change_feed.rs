@@ -16,17 +16,19 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
-use sqlx::PgPool;
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::db;
 use crate::flow::wakeups::Wakeups;
 use crate::http::caller_shares::{CallerShares, HeldPlace};
 use crate::http::callers::caller::Caller;
-pub use crate::http::feed_entry::FeedEntry;
 use crate::http::problem::Problem;
 
 /// The time between two polls: at most, so that commits of other replicas are found, and at least, however
@@ -41,7 +43,6 @@ const FEED_POLL_REST_FACTOR: u32 = 4;
 /// How long a poll may take. Only a poll on a connection that has lost its peer takes longer.
 const FEED_POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The time between two polls that fail.
 const FEED_POLL_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Subscriptions at a time, at most. Each holds one of the [`crate::http::limits::Limits::connections_max`];
@@ -50,6 +51,26 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 512;
 
 /// Subscriptions of one caller at a time, at most, where the service knows its callers.
 const CALLER_SUBSCRIPTIONS_MAX: usize = SUBSCRIPTIONS_MAX / 8;
+
+/// An entry in the log of a subject that clients follow.
+pub trait FeedEntry:
+    for<'r> FromRow<'r, PgRow> + Serialize + Send + Sync + Unpin + 'static
+{
+    /// Selects, for each subject in `$1`, the entries after the position at the same index in `$2`. The
+    /// entries of one subject come in the order of their positions.
+    const QUERY: &'static str;
+
+    /// The subject of the entry.
+    fn subject(&self) -> Uuid;
+    /// The position in the log. It grows with each entry of a subject, in the order of their commits.
+    fn position(&self) -> i64;
+    /// The id of the entry, which never changes.
+    fn id(&self) -> Uuid;
+    /// The name of the event, without blanks.
+    fn event(&self) -> &str;
+    /// Whether it is the last entry of its subject.
+    fn is_final(&self) -> bool;
+}
 
 /// The change feed of one kind of entry.
 pub struct ChangeFeed<E: FeedEntry> {
@@ -101,7 +122,7 @@ impl<E: FeedEntry> ChangeFeed<E> {
         stop: CancellationToken,
     ) -> ChangeFeed<E> {
         let subscribers = Subscribers { next_id: 0, by_id: BTreeMap::new(), is_polled: false };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             db,
             wakeups,
             poll_interval,
@@ -110,8 +131,8 @@ impl<E: FeedEntry> ChangeFeed<E> {
             caller_shares: CallerShares::default(),
             subscribers: Mutex::new(subscribers),
             polls: AtomicU64::new(0),
-        };
-        ChangeFeed { shared: Arc::new(shared), caller: Caller::unrestricted() }
+        });
+        ChangeFeed { shared, caller: Caller::unrestricted() }
     }
 
     /// The same feed for the request of a caller, who may hold an eighth of all subscriptions.
@@ -166,7 +187,6 @@ impl<E: FeedEntry> ChangeFeed<E> {
     }
 }
 
-/// A client that waits for the entries of one subject.
 pub(super) struct Subscription<E: FeedEntry> {
     feed: ChangeFeed<E>,
     subject: Uuid,
@@ -235,8 +255,8 @@ impl<E: FeedEntry> Shared<E> {
             counter!("change_feed_polls_total").increment(1);
             // Postgres plans it each time: a plan made while the table was small would read all of it.
             let query = sqlx::query_as(E::QUERY).persistent(false).bind(subjects).bind(positions);
-            match timeout(FEED_POLL_TIMEOUT, query.fetch_all(&self.db)).await {
-                Ok(Ok(entries)) => {
+            match db::with_timeout(FEED_POLL_TIMEOUT, query.fetch_all(&self.db)).await {
+                Ok(entries) => {
                     failing = false;
                     self.deliver(entries);
                     let rest =
@@ -245,15 +265,10 @@ impl<E: FeedEntry> Shared<E> {
                     let rest = self.poll_interval.saturating_sub(began.elapsed());
                     let _ = timeout(rest, committed.changed()).await;
                 }
-                failed => {
-                    if !failing {
-                        let reason = failed.map_or_else(
-                            |late| late.to_string(),
-                            |error| error.map_or_else(|error| error.to_string(), |_| String::new()),
-                        );
-                        warn!("the change feed could not be polled: {reason}");
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!("the change feed could not be polled: {error}");
                     }
-                    failing = true;
                     sleep(FEED_POLL_RETRY_INTERVAL).await;
                 }
             }
@@ -285,13 +300,14 @@ impl<E: FeedEntry> Shared<E> {
         }
         let mut subscribers = self.subscribers.lock();
         for (id, subscriber) in std::mem::take(&mut subscribers.by_id) {
-            let new = found.get(&subscriber.subject).into_iter().flatten();
-            let new: Vec<_> =
-                new.filter(|entry| entry.position() > subscriber.after).cloned().collect();
-            match new.is_empty() {
-                true => drop(subscribers.by_id.insert(id, subscriber)),
+            let entries = found.get(&subscriber.subject).into_iter().flatten();
+            let new = entries.filter(|entry| entry.position() > subscriber.after);
+            let new = Vec::from_iter(new.cloned());
+            if new.is_empty() {
+                subscribers.by_id.insert(id, subscriber);
+            } else {
                 // If the subscriber has gone at this moment, its entries are not needed.
-                false => drop(subscriber.sender.send(new)),
+                let _ = subscriber.sender.send(new);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -37,9 +37,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            return Err(unsupported(
-                "The body must be sent with `Content-Type: application/json`.",
-            ));
+            let detail = "The body must be sent with `Content-Type: application/json`.";
+            return Err(unsupported(detail));
         }
         check_charset(request.headers())?;
         parse_json(&read_bytes(request, state).await?).map(Self)
@@ -96,18 +95,16 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match <axum::extract::Path<T> as FromRequestParts<S>>::from_request_parts(parts, state)
-            .await
-        {
-            Ok(axum::extract::Path(value)) => Ok(Self(value)),
-            Err(PathRejection::FailedToDeserializePathParams(error)) => {
-                Err(Problem::not_found(error.body_text()))
+        let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(value)| Self(value)).map_err(|error| match error {
+            PathRejection::FailedToDeserializePathParams(error) => {
+                Problem::not_found(error.body_text())
             }
-            Err(error) => {
+            error => {
                 tracing::error!(%error, "a route lacks the parameters that its handler reads");
-                Err(Problem::internal())
+                Problem::internal()
             }
-        }
+        })
     }
 }
 
@@ -115,15 +112,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        axum::extract::Query::<T>::from_request_parts(parts, state)
-            .await
-            .map(|axum::extract::Query(value)| Self(value))
-            .map_err(|error: QueryRejection| {
-                let text = error.body_text();
-                let message = text.rsplit_once("query string: ").map_or(&*text, |(_, rest)| rest);
-                let field = message.split_once(": ").map_or("", |(field, _)| field);
-                Problem::invalid(field_path(field, message), message)
-            })
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|axum::extract::Query(value)| Self(value)).map_err(|error| {
+            let text = error.body_text();
+            let message = text.rsplit_once("query string: ").map_or(&*text, |(_, rest)| rest);
+            let field = message.split_once(": ").map_or("", |(field, _)| field);
+            Problem::invalid(field_path(field, message), message)
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
-use crate::http::callers::extractor::caller_of;
+use crate::http::callers::identify::caller_of;
 use crate::http::problem::Problem;
 
 /// The `Idempotency-Key` header: a structured-field string in double quotes, or the bare key.

@@ -16,7 +16,6 @@ use crate::telemetry::labels::Labels;
 /// Probes request these paths every few seconds: their traces would hide all others.
 const UNTRACED_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
-/// A middleware around every route.
 pub(crate) async fn instrument_request(
     request: Request,
     handle: impl AsyncFnOnce(Request) -> Response,

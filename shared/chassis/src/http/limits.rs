@@ -8,14 +8,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::http::host::check_host;
 use crate::http::instrument::instrument_request;
 use crate::http::problem::Problem;
 use crate::http::slots::ConnectionSlots;
@@ -111,7 +110,9 @@ async fn enforce(
             return Ok(with_connection_close(body_timed_out()));
         }
     };
-    check_host(&request)?;
+    if !names_one_host(request.uri(), request.headers()) {
+        return Err(Problem::malformed("The request names two hosts."));
+    }
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
     match timeout_at(deadline, answer).await {
         Ok(Ok(response)) => Ok(response),
@@ -122,7 +123,6 @@ async fn enforce(
     }
 }
 
-/// The request with its whole body.
 async fn read_request(request: Request, bytes_max: usize) -> Result<Request, Response> {
     let (parts, mut body) = request.into_parts();
     let read = match is_identity_coded(&parts.headers) || body.is_end_stream() {
@@ -184,6 +184,17 @@ async fn drain_body(body: &mut Body) {
             return;
         }
     }
+}
+
+/// Whether there is one header `Host` at most, and the target of the request names no other host. If a request names two
+/// hosts, a proxy could check one and the service serve the other (RFC 9112, 3.2).
+fn names_one_host(target: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    let is_same = target.authority().zip(host).is_none_or(|(target, host)| {
+        host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes())
+    });
+    is_same && hosts.next().is_none()
 }
 
 fn body_timed_out() -> Problem {

@@ -15,7 +15,6 @@ use tracing::info;
 /// and when it is busy some of their clients believe that they are connected.
 const LISTEN_BACKLOG: u32 = 1024;
 
-/// One socket, or one for each family.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     first: TcpListener,
@@ -78,7 +77,6 @@ impl Listeners {
         self.first.local_addr()
     }
 
-    /// The next connection.
     pub(super) async fn accept(&mut self) -> TcpStream {
         let Some(second) = &mut self.second else {
             return Listener::accept(&mut self.first).await.0;

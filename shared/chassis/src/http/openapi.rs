@@ -10,7 +10,7 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{Redirect, Response};
 use axum::routing::get;
@@ -18,11 +18,10 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::http::callers::authorize::{OPERATOR, authorize};
+use crate::http::callers::authorize::{Access, OPERATOR, RouteAccess, authorize};
 use crate::http::limits::Limits;
 use crate::http::openapi_compatibility;
 use crate::http::openapi_responses::{common_responses, fill_responses, problem_schema};
-use crate::http::openapi_security::{ensure_secured, is_public, route_access};
 
 /// The page runs scripts and styles that this service serves as files, and sends requests to this service only.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -48,9 +47,6 @@ where
 
 /// The routes of a service's admin port, with their description. The port's own layer asks every caller for the scope of
 /// operators, and the description lists it under `security`.
-///
-/// # Panics
-/// If a route does not describe a parameter of its path.
 pub(crate) fn serve_admin(service: &str, routes: OpenApiRouter) -> Router {
     let document = admin_document(service, &routes);
     serve_described(routes, document)
@@ -90,8 +86,7 @@ pub fn document<S>(service: &str, routes: &OpenApiRouter<S>) -> String
 where
     S: Clone + Send + Sync + 'static,
 {
-    let document = to_json(routes);
-    complete(document, service.to_owned(), service_description())
+    complete(to_json(routes), service.to_owned(), service_description())
 }
 
 /// The description of the routes of an admin port, as it is served and committed.
@@ -127,8 +122,7 @@ fn complete(mut document: Value, title: String, description: String) -> String {
     document["info"] = json!({ "title": title, "version": "1", "description": description });
     for (path, method, operation) in operations(&mut document) {
         ensure_secured(path, method, operation);
-        let is_protected = !is_public(operation);
-        fill_responses(path, method, operation, is_protected);
+        fill_responses(path, method, operation, !is_public(operation));
     }
     for schema in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
         mark_enumerations_open(schema.1);
@@ -195,6 +189,58 @@ fn mark_enumerations_open(schema: &mut Value) {
 
 const OPEN_ENUMERATION_NOTE: &str =
     "A later version may add values: a client has to accept values that it does not know.";
+
+/// Who may use each route, by the description of a service: the scopes are written once, and enforced from where they
+/// are published.
+fn route_access(document: &str) -> RouteAccess {
+    let document: Value = serde_json::from_str(document).expect("it was just written");
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let operations = paths.flat_map(|(path, item)| {
+        item.as_object().into_iter().flatten().map(move |it| (path.clone(), it))
+    });
+    RouteAccess::new(operations.map(|(path, (method, operation))| {
+        let name = method.to_uppercase();
+        let method = Method::from_bytes(name.as_bytes()).expect("utoipa names methods");
+        (path, method, access_of(operation))
+    }))
+}
+
+/// Who may use an operation: every client if one of its alternatives is empty.
+fn access_of(operation: &Value) -> Access {
+    let alternatives = operation["security"].as_array().into_iter().flatten();
+    let scopes = alternatives.map(|alternative| {
+        let scopes = alternative["token"].as_array().into_iter().flatten();
+        scopes.filter_map(|scope| Some(scope.as_str()?.to_owned())).collect::<Vec<_>>()
+    });
+    let scopes = Vec::from_iter(scopes);
+    match scopes.iter().any(Vec::is_empty) {
+        true => Access::Public,
+        false => Access::Scopes(scopes),
+    }
+}
+
+/// A route that lists no `security` would be open to every client because its author forgot it.
+fn ensure_secured(path: &str, method: &str, operation: &Value) {
+    let listed = operation["security"].as_array().into_iter().flatten();
+    let mut listed = listed.filter_map(Value::as_object).peekable();
+    assert!(
+        listed.peek().is_some(),
+        "{method} {path} does not say who may call it: add `security((\"token\" = [\"a:scope\"]))` to its \
+         `#[utoipa::path(…)]`, or `security(())` if every client may"
+    );
+    for alternative in listed {
+        let mut schemes = alternative.iter();
+        let is_known = schemes.all(|(scheme, scopes)| {
+            scheme == "token" && scopes.as_array().is_some_and(|scopes| !scopes.is_empty())
+        });
+        assert!(is_known, "{method} {path} must list scopes of the scheme `token`, and no other");
+    }
+}
+
+/// Whether every client may use an operation.
+fn is_public(operation: &Value) -> bool {
+    access_of(operation) == Access::Public
+}
 
 #[cfg(test)]
 mod tests {

@@ -28,7 +28,6 @@ pub(super) fn problem_schema() -> Value {
     })
 }
 
-/// The operations that have a common response.
 pub(super) enum ProblemScope {
     All,
     /// Operations with an id in their path.

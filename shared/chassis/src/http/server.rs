@@ -49,13 +49,12 @@ pub(crate) async fn serve(
     let router = limits::apply(router, limits, slots.clone());
     // Shorter than the drain: otherwise an idle connection would count as one amid a request.
     let keepalive_grace = KEEPALIVE_GRACE.min(drain / 2);
-    let (slots_of_server, stop_of_server) = (slots.clone(), stop.clone());
     let server = HttpServer {
         tls,
-        slots: slots_of_server,
+        slots: slots.clone(),
         router,
         limits,
-        stop: stop_of_server,
+        stop: stop.clone(),
         keepalive_grace,
     };
     let mut connections = JoinSet::new();
@@ -150,10 +149,11 @@ impl HttpServer {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let HttpServer { slots, router, limits, stop, keepalive_grace, .. } = self;
+        let timer = HeaderTimer::new(&socket, limits, slots.clone());
         let close = stop.child_token();
-        let (slots_of_timer, close_of_answers) = (slots.clone(), close.clone());
+        let closes = close.clone();
         let answer = service_fn(move |request: Request<Incoming>| {
-            let (router, slots, close) = (router.clone(), slots.clone(), close_of_answers.clone());
+            let (router, slots, close) = (router.clone(), slots.clone(), closes.clone());
             async move {
                 let mut response = router.oneshot(request).await?;
                 let ends_connection = close.is_cancelled() || slots.has_waiters();
@@ -162,7 +162,7 @@ impl HttpServer {
             }
         });
         let connection = http1::Builder::new()
-            .timer(HeaderTimer::new(&socket, limits, slots_of_timer))
+            .timer(timer)
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes_max)
             // A client may close its sending half after its request and still read.

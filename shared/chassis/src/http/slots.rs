@@ -25,13 +25,8 @@ pub(crate) struct ConnectionSlots {
 
 impl ConnectionSlots {
     pub(super) fn new(number: usize, grace: Duration) -> ConnectionSlots {
-        let free = Arc::new(Semaphore::new(number));
-        ConnectionSlots {
-            free,
-            has_waiters: watch::Sender::new(false),
-            reclaim: Arc::default(),
-            grace,
-        }
+        let (free, has_waiters) = (Arc::new(Semaphore::new(number)), watch::Sender::new(false));
+        ConnectionSlots { free, has_waiters, reclaim: Arc::default(), grace }
     }
 
     /// Waits for a free slot, and makes other connections give up theirs meanwhile.

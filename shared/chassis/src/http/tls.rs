@@ -23,9 +23,6 @@ pub(crate) struct TlsAcceptor(Arc<RwLock<SslAcceptor>>);
 
 impl TlsAcceptor {
     /// An acceptor with the configured certificate, if there is one.
-    ///
-    /// # Errors
-    /// As [`TlsAcceptor::from_files`].
     pub(crate) fn from_config(
         config: &HttpTlsConfig,
     ) -> Result<Option<TlsAcceptor>, BadConfiguration> {
@@ -41,14 +38,10 @@ impl TlsAcceptor {
         certificate: &str,
         key: &str,
     ) -> Result<TlsAcceptor, BadConfiguration> {
-        let acceptor = Self::build(certificate, key)?;
-        Ok(TlsAcceptor(Arc::new(RwLock::new(acceptor))))
+        Ok(TlsAcceptor(Arc::new(RwLock::new(Self::build(certificate, key)?))))
     }
 
-    /// Presents the certificate in these files from now on.
-    ///
-    /// # Errors
-    /// As [`TlsAcceptor::from_files`]; the certificate is then the same as before.
+    /// Presents the certificate in these files from now on. After an error it is the same as before.
     pub(crate) fn replace(&self, certificate: &str, key: &str) -> Result<(), BadConfiguration> {
         *self.0.write() = Self::build(certificate, key)?;
         Ok(())
@@ -68,8 +61,7 @@ impl TlsAcceptor {
         let mut acceptor = acceptor.map_err(refused)?;
         acceptor.set_certificate_chain_file(certificate).map_err(refused)?;
         acceptor.set_private_key(&key).map_err(refused)?;
-        let oldest = acceptor.set_min_proto_version(Some(SslVersion::TLS1_2));
-        oldest.map_err(refused)?;
+        acceptor.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(refused)?;
         acceptor.set_alpn_select_callback(|_, offered| {
             select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::NOACK)
         });

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +14,10 @@ use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::config::KafkaConfig;
-use crate::config::reload::Live;
 use crate::event::avro::unframe;
 use crate::event::{Event, Retention};
 use crate::kafka;
@@ -39,7 +38,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub struct CompactedTopic<E> {
     service: &'static str,
-    config: Live<KafkaConfig>,
+    config: watch::Receiver<KafkaConfig>,
     registry: Arc<SchemaRegistryClient>,
     marker: PhantomData<fn() -> E>,
 }
@@ -91,22 +90,12 @@ impl ClientContext for LoggingContext {
 
 impl ConsumerContext for LoggingContext {}
 
-/// Closes the client in the background when it is dropped; `None` from then on.
-struct ClientGuard(Option<Arc<StreamConsumer<LoggingContext>>>);
-
-impl Deref for ClientGuard {
-    type Target = Arc<StreamConsumer<LoggingContext>>;
-
-    fn deref(&self) -> &Arc<StreamConsumer<LoggingContext>> {
-        self.0.as_ref().expect("it is not dropped yet")
-    }
-}
+/// Closes the client in the background when it is dropped.
+struct ClientGuard(Arc<StreamConsumer<LoggingContext>>);
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
-        if let Some(client) = self.0.take() {
-            drop(kafka::close_in_background(client));
-        }
+        drop(kafka::close_in_background(self.0.clone()));
     }
 }
 
@@ -117,7 +106,7 @@ impl<E: Event> CompactedTopic<E> {
     /// If the topic is not compacted: it may have lost the newest record of a key then.
     pub(crate) fn new(
         service: &'static str,
-        config: Live<KafkaConfig>,
+        config: watch::Receiver<KafkaConfig>,
         registry: Arc<SchemaRegistryClient>,
     ) -> CompactedTopic<E> {
         assert!(E::topic().retention == Retention::Compact, "{:?} is not compacted", E::topic());
@@ -129,30 +118,26 @@ impl<E: Event> CompactedTopic<E> {
     /// # Errors
     /// If the client cannot be created, if Kafka does not answer within 4 s, or if the topic does not exist.
     pub async fn read(&self) -> anyhow::Result<SnapshotReader<E>> {
-        let config = self.config.clone().read();
-        let mut client = kafka::client_config(self.service, &config);
-        kafka::limit_fetch_memory(&mut client);
-        let client = ClientGuard(Some(Arc::new(
-            client
-                // librdkafka requires a group id; the client never joins the group and commits nothing.
-                .set("group.id", format!("{}-rebuild", self.service))
-                .set("enable.auto.commit", "false")
-                .set("enable.partition.eof", "true")
-                .set("auto.offset.reset", "earliest")
-                .set("isolation.level", kafka::isolation_level(E::topic().isolation))
-                .set("check.crcs", "true")
-                .set("allow.auto.create.topics", "false")
-                // The client reports the end of a partition when a fetch returns no record.
-                .set("fetch.wait.max.ms", "20")
-                .set_log_level(RDKafkaLogLevel::Error)
-                .create_with_context(LoggingContext)?,
-        )));
-        let (metadata_client, topic) = (Arc::clone(&client), E::topic().name);
-        let metadata = tokio::task::spawn_blocking(move || {
-            metadata_client.fetch_metadata(Some(topic), RESPONSE_TIMEOUT)
-        })
-        .await?
-        .context("Kafka does not answer")?;
+        let mut settings = kafka::client_config(self.service, &self.config.borrow());
+        kafka::limit_fetch_memory(&mut settings);
+        settings
+            // librdkafka requires a group id; the client never joins the group and commits nothing.
+            .set("group.id", format!("{}-rebuild", self.service))
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", kafka::isolation_level(E::topic().isolation))
+            .set("check.crcs", "true")
+            .set("allow.auto.create.topics", "false")
+            // The client reports the end of a partition when a fetch returns no record.
+            .set("fetch.wait.max.ms", "20")
+            .set_log_level(RDKafkaLogLevel::Error);
+        let client = ClientGuard(Arc::new(settings.create_with_context(LoggingContext)?));
+        let topic = E::topic().name;
+        let asked = client.0.clone();
+        let metadata = move || asked.fetch_metadata(Some(topic), RESPONSE_TIMEOUT);
+        let metadata = tokio::task::spawn_blocking(metadata).await?;
+        let metadata = metadata.context("Kafka does not answer")?;
         let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
         let next_offsets: HashMap<i32, Offset> =
             partitions.map(|p| (p.id(), Offset::Beginning)).collect();
@@ -179,7 +164,7 @@ impl<E: Event> SnapshotReader<E> {
             && bytes < PAGE_BYTES_MAX
             && !self.unfinished.is_empty()
         {
-            let received = tokio::time::timeout(RESPONSE_TIMEOUT, self.client.recv()).await;
+            let received = tokio::time::timeout(RESPONSE_TIMEOUT, self.client.0.recv()).await;
             match received.context("Kafka sent no record in time")? {
                 Ok(message) => {
                     let next = Offset::Offset(message.offset() + 1);
@@ -232,7 +217,7 @@ impl<E: Event> SnapshotReader<E> {
             places.add_partition_offset(E::topic().name, *partition, *next)?;
         }
         // A new assignment makes the client report the end of each partition again.
-        self.client.assign(&places)?;
+        self.client.0.assign(&places)?;
         self.unfinished = self.next_offsets.keys().copied().collect();
         Ok(())
     }

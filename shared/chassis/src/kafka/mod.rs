@@ -2,7 +2,7 @@
 //! of clients that must be replaced, records, and schemas.
 //!
 //! Promise: nothing that the broker acknowledged is lost, and the records of one key keep their order. A client
-//! with settings of its own breaks that promise; so [`producer_config`] and [`consumer_config`] make the
+//! with settings of its own breaks that promise; so `producer_config` and `consumer_config` make the
 //! settings of all clients.
 
 pub(crate) mod client_health;
@@ -94,20 +94,15 @@ pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
     Ok(())
 }
 
-/// Whether Kafka accepts a client with these settings.
-///
-/// # Errors
-/// If it refuses the client, or does not answer in time.
+/// Fails if Kafka refuses a client with these settings, or does not answer in time.
 pub(crate) async fn try_login(config: &KafkaConfig) -> anyhow::Result<()> {
     config.check_key()?;
     let mut settings = client_config("check", config);
     settings.set_log_level(RDKafkaLogLevel::Emerg);
-    let client: BaseProducer = settings.create()?;
-    let client = Arc::new(client);
+    let client: Arc<BaseProducer> = Arc::new(settings.create()?);
     let asked = client.clone();
-    let answer =
-        tokio::task::spawn_blocking(move || asked.client().fetch_metadata(None, LOGIN_TIMEOUT));
-    let answer = answer.await;
+    let ask = move || asked.client().fetch_metadata(None, LOGIN_TIMEOUT);
+    let answer = tokio::task::spawn_blocking(ask).await;
     drop(close_in_background(client));
     answer??;
     Ok(())
@@ -139,7 +134,7 @@ pub(crate) fn close_in_background<T: Send + Sync + 'static>(
 }
 
 /// The relay's producer.
-pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
+pub(crate) fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
     let mut producer = client_config(service, config);
     producer
         // Every in-sync replica acknowledges a record.
@@ -171,7 +166,11 @@ pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
 }
 
 /// A consumer of this service's group, for topics of one isolation: it is a setting of the client.
-pub fn consumer_config(service: &str, config: &KafkaConfig, isolation: Isolation) -> ClientConfig {
+pub(crate) fn consumer_config(
+    service: &str,
+    config: &KafkaConfig,
+    isolation: Isolation,
+) -> ClientConfig {
     let mut consumer = client_config(service, config);
     consumer
         .set("group.id", service)
@@ -216,7 +215,7 @@ pub(crate) fn isolation_level(isolation: Isolation) -> &'static str {
 /// Bounds the memory of a consumer. librdkafka counts prefetched records by their bytes, but each costs several
 /// times that, and one fetch response may exceed the bound by its whole size. A record larger than a partition's
 /// share still arrives whole. `docs/performance.md` has the measurements.
-pub fn limit_fetch_memory(client: &mut ClientConfig) {
+pub(crate) fn limit_fetch_memory(client: &mut ClientConfig) {
     client
         .set("queued.max.messages.kbytes", "1024")
         .set("fetch.max.bytes", "1000000")

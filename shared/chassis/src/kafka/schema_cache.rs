@@ -26,10 +26,8 @@ const UNREADABLE_TTL: Duration = Duration::from_secs(60);
 
 /// How long an answer of the registry counts before the registry is asked again, while the answer is in use: a registry
 /// that was replaced gives other ids. While it does not answer, the earlier answer counts.
-pub(super) const VALIDATION_INTERVAL: Duration = match cfg!(test) {
-    false => Duration::from_secs(10),
-    true => Duration::from_secs(1),
-};
+pub(super) const VALIDATION_INTERVAL: Duration =
+    Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// Counts the records whose id means another schema in the registry, and the answers of the registry that show it.
 pub(super) fn count_conflict() {

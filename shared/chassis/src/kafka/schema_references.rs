@@ -20,42 +20,34 @@ pub(super) async fn resolve_references(
     id: u32,
     referred: &[RegisteredReference],
 ) -> Result<Vec<String>, RegistryResponse> {
-    let mut references = References::default();
-    references.add(settings, id, referred).await?;
-    Ok(references.texts)
+    let mut texts = Vec::new();
+    add_references(settings, id, referred, &mut HashSet::new(), &mut texts).await?;
+    Ok(texts)
 }
 
-#[derive(Default)]
-struct References {
-    /// By subject and version.
-    visited: HashSet<(String, u32)>,
-    texts: Vec<String>,
-}
-
-impl References {
-    async fn add(
-        &mut self,
-        settings: &SrSettings,
-        id: u32,
-        referred: &[RegisteredReference],
-    ) -> Result<(), RegistryResponse> {
-        for reference in referred {
-            let RegisteredReference { subject, version, .. } = reference;
-            if !self.visited.insert((subject.clone(), *version)) {
-                continue;
-            }
-            if self.visited.len() > REFERENCES_MAX {
-                return Err(unreadable(format!(
-                    "schema {id} refers to more than {REFERENCES_MAX} others"
-                )));
-            }
-            let found = get_referenced_schema(settings, reference).await;
-            let found = found.map_err(|error| {
-                classify_error(format!("schema {id}, which refers to {subject} {version}"), &error)
-            })?;
-            Box::pin(self.add(settings, id, &found.references)).await?;
-            self.texts.push(found.schema);
+/// `visited` has subjects and versions.
+async fn add_references(
+    settings: &SrSettings,
+    id: u32,
+    referred: &[RegisteredReference],
+    visited: &mut HashSet<(String, u32)>,
+    texts: &mut Vec<String>,
+) -> Result<(), RegistryResponse> {
+    for reference in referred {
+        let RegisteredReference { subject, version, .. } = reference;
+        if !visited.insert((subject.clone(), *version)) {
+            continue;
         }
-        Ok(())
+        if visited.len() > REFERENCES_MAX {
+            return Err(unreadable(format!(
+                "schema {id} refers to more than {REFERENCES_MAX} others"
+            )));
+        }
+        let found = get_referenced_schema(settings, reference).await.map_err(|error| {
+            classify_error(format!("schema {id}, which refers to {subject} {version}"), &error)
+        })?;
+        Box::pin(add_references(settings, id, &found.references, visited, texts)).await?;
+        texts.push(found.schema);
     }
+    Ok(())
 }

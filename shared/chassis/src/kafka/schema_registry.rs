@@ -197,8 +197,9 @@ impl SchemaRegistryClient {
                             )),
                         });
                     }
-                    RegistryResponse::Refused(because) => open.push((*id, because, true)),
-                    RegistryResponse::Failed(because) => open.push((*id, because, false)),
+                    RegistryResponse::Open { because, is_refused } => {
+                        open.push((*id, because, is_refused));
+                    }
                 }
             }
         }
@@ -258,17 +259,16 @@ impl SchemaRegistryClient {
             Err(answer) => return answer,
         };
         let source = (found.schema, references);
-        if let Some(codec) = self.codecs.lock().get(&source) {
-            return RegistryResponse::Conclusive(CachedSchema::Resolved(codec.clone()));
-        }
-        match Codec::with_references(&source.0, &source.1) {
-            Ok(codec) => {
-                let codec = Arc::new(codec);
-                self.codecs.lock().insert(source, codec.clone());
-                RegistryResponse::Conclusive(CachedSchema::Resolved(codec))
-            }
-            Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
-        }
+        let known = self.codecs.lock().get(&source).cloned();
+        let codec = match known {
+            Some(known) => known,
+            None => match Codec::with_references(&source.0, &source.1) {
+                Ok(codec) => Arc::new(codec),
+                Err(Undecodable(because)) => return unreadable(format!("schema {id}: {because}")),
+            },
+        };
+        self.codecs.lock().insert(source, codec.clone());
+        RegistryResponse::Conclusive(CachedSchema::Resolved(codec))
     }
 }
 

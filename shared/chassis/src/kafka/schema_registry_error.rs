@@ -10,10 +10,11 @@ use crate::telemetry::refusals;
 /// What the registry answers for one id.
 pub(super) enum RegistryResponse {
     Conclusive(CachedSchema),
-    /// The registry refuses the request: 4xx.
-    Refused(String),
-    /// There is no answer, or one that is not understood.
-    Failed(String),
+    /// The registry refuses the request (4xx), or there is no answer, or one that is not understood.
+    Open {
+        because: String,
+        is_refused: bool,
+    },
 }
 
 /// The registry's answer shows that the schema of an id can never be used.
@@ -26,13 +27,11 @@ pub(super) fn unreadable(because: String) -> RegistryResponse {
 pub(super) fn classify_error(what: String, error: &SRCError) -> RegistryResponse {
     let because = format!("the schema registry: {what}: {}", error_summary(error));
     report_refusal(error);
-    match http_status(error) {
-        Some(404 | 408 | 429) if error_code(error) < Some(1_000) => {
-            RegistryResponse::Failed(because)
-        }
-        Some(400..=499) => RegistryResponse::Refused(because),
-        _ => RegistryResponse::Failed(because),
-    }
+    let is_refused = match http_status(error) {
+        Some(404 | 408 | 429) if error_code(error) < Some(1_000) => false,
+        status => status.is_some_and(|status| (400..=499).contains(&status)),
+    };
+    RegistryResponse::Open { because, is_refused }
 }
 
 /// Reports an answer that refuses the access of this service.

@@ -54,11 +54,9 @@ impl WriterSchemas {
             Some(codec) if codec.dataschema == dataschema => {
                 return CachedSchema::Resolved(codec.clone());
             }
+            Some(_) => count_conflict(),
             None if matches!(registered, CachedSchema::Pending(_)) => return registered.clone(),
-            _ => {}
-        }
-        if found.is_some() {
-            count_conflict();
+            None => {}
         }
         match self.known.find(dataschema) {
             Some(codec) => CachedSchema::Resolved(codec),

@@ -8,7 +8,6 @@ use metrics::{Counter, Histogram, counter, histogram};
 
 use crate::outbox::producer::{Client, InFlight};
 
-/// Records in flight, at most.
 const IN_FLIGHT_MAX: usize = 8_000;
 
 /// Records of one topic in flight, at most: a topic that stalls must leave room for the others.
@@ -34,7 +33,6 @@ pub(crate) struct InFlightRecords {
     pub(crate) last_delivery_at: Instant,
     /// Positions of rows that were acknowledged and are not deleted yet.
     acknowledged: Vec<i64>,
-    /// When the first of them was acknowledged.
     first_acknowledged_at: Instant,
 }
 
@@ -89,7 +87,6 @@ impl InFlightRecords {
         }
     }
 
-    /// Whether no record may be sent until a delivery report arrives.
     pub(super) fn is_full(&self) -> bool {
         self.keys.len() >= IN_FLIGHT_MAX
     }
@@ -168,8 +165,9 @@ impl InFlightRecords {
     /// Whether the acknowledged rows are to be deleted now: there are enough of them, the first of them is
     /// old enough, or the poll reads no rows, so that the delete is all that it does.
     pub(super) fn should_delete(&self, row_limit: usize) -> bool {
-        let late = || self.first_acknowledged_at.elapsed() > DELETE_DELAY_MAX;
-        let due = row_limit == 0 || self.acknowledged.len() >= DELETE_BATCH_MIN || late();
-        due && !self.acknowledged.is_empty()
+        !self.acknowledged.is_empty()
+            && (row_limit == 0
+                || self.acknowledged.len() >= DELETE_BATCH_MIN
+                || self.first_acknowledged_at.elapsed() > DELETE_DELAY_MAX)
     }
 }

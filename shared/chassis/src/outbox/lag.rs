@@ -21,7 +21,6 @@ const LAG_INTERVAL_BEHIND: Duration = Duration::from_secs(1);
 /// and the last one that was.
 type LagRow = (DateTime<Utc>, Option<i64>, Option<DateTime<Utc>>, Option<String>, i64);
 
-/// What the last measurement found.
 pub(crate) struct OutboxLag {
     measured_at: Option<Instant>,
     /// By how much the database's clock is ahead of this process's clock: rows have the database's time.
@@ -47,7 +46,6 @@ impl OutboxLag {
         (now - occurred_at).to_std().unwrap_or_default()
     }
 
-    /// Whether the last measurement found a row.
     pub(super) fn has_rows(&self) -> bool {
         self.oldest_row.is_some()
     }
@@ -76,13 +74,11 @@ impl OutboxLag {
             measured.context("the outbox could not be read")?;
         self.clock_offset = now - Utc::now();
         self.low_watermark.advance(writers, position);
-        if let Some(sequence) = sequence.filter(|_| drawn < self.low_watermark.get()) {
-            warn!(
-                "{sequence} was reset to {drawn}: it continues after {}",
-                self.low_watermark.get()
-            );
+        let low_watermark = self.low_watermark.get();
+        if let Some(sequence) = sequence.filter(|_| drawn < low_watermark) {
+            warn!("{sequence} was reset to {drawn}: it continues after {low_watermark}");
             let ahead = sqlx::query("select setval($1::text::regclass, $2)");
-            let ahead = ahead.bind(sequence).bind(self.low_watermark.get()).execute(db);
+            let ahead = ahead.bind(sequence).bind(low_watermark).execute(db);
             if let Err(error) = with_query_timeout(ahead).await {
                 warn!("the sequence of the outbox could not be set: {error}");
             }

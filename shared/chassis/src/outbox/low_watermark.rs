@@ -26,16 +26,11 @@ pub(crate) const OPEN_WRITERS_QUERY: &str = "
 /// more, and 6 is the low watermark.
 pub(crate) struct LowWatermark {
     position: i64,
-    candidate: Option<Candidate>,
+    /// The position to which it moves once these transactions have ended.
+    candidate: Option<(i64, Vec<String>)>,
     deleted_max: i64,
     /// When the last full scan was; `None` if the next poll is to be one.
     full_scan_at: Option<Instant>,
-}
-
-/// The position to which the low watermark moves once these transactions have ended.
-struct Candidate {
-    position: i64,
-    writers: Vec<String>,
 }
 
 impl LowWatermark {
@@ -62,22 +57,21 @@ impl LowWatermark {
     /// watermark. It must be read after `writers`: then it includes the rows of every transaction that is not
     /// among them any more.
     pub(crate) fn advance(&mut self, writers: Vec<String>, lowest: Option<i64>) {
-        if let Some(candidate) = &self.candidate {
-            let is_open = |writer| candidate.writers.contains(writer) || writer.starts_with("-1/");
+        if let Some((position, earlier)) = &self.candidate {
+            let is_open = |writer| earlier.contains(writer) || writer.starts_with("-1/");
             if writers.iter().any(is_open) {
                 return;
             }
             let below = lowest.map_or(i64::MAX, |lowest| lowest - 1);
-            self.position = candidate.position.min(below).max(self.position);
+            self.position = (*position).min(below).max(self.position);
         }
-        self.candidate = Some(Candidate { position: self.deleted_max, writers });
+        self.candidate = Some((self.deleted_max, writers));
     }
 
     pub(crate) fn get(&self) -> i64 {
         self.position
     }
 
-    /// The position above which the next poll reads.
     pub(crate) fn scan_from(&mut self) -> i64 {
         if self.full_scan_at.is_none_or(|at| at.elapsed() > FULL_SCAN_INTERVAL) {
             self.full_scan_at = Some(Instant::now());

@@ -6,15 +6,14 @@
 //! write batch of an open transaction.
 
 mod backoff;
-pub(crate) mod connector;
+pub(crate) mod cdc;
 pub(crate) mod in_flight;
 mod lag;
-mod leader;
 pub(crate) mod low_watermark;
 pub(crate) mod producer;
 pub(crate) mod query;
 pub mod relay;
-pub(crate) mod schema_ids;
+mod schema_ids;
 pub(crate) mod sender;
 pub(crate) mod session;
 
@@ -59,9 +58,7 @@ pub fn insert(writes: &mut WriteBatch<'_>, events: &[Envelope]) {
         .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.event.key.as_str()).collect::<Vec<_>>())
-        .bind(
-            events.iter().map(|e| e.event.topic.codec().fingerprint.as_slice()).collect::<Vec<_>>(),
-        )
+        .bind(events.iter().map(|e| &e.event.topic.codec().fingerprint[..]).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.event.body.as_slice()).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.tracestate.as_deref()).collect::<Vec<_>>())

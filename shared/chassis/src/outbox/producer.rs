@@ -55,7 +55,6 @@ impl InFlight {
     }
 }
 
-/// The outcome of sending a record.
 pub(crate) enum DeliveryStatus {
     /// It is in a log: the broker returned its offset, or reported a duplicate.
     Persisted,
@@ -163,7 +162,6 @@ impl Producer {
         self.reports.recv().await
     }
 
-    /// The next delivery report, if one has arrived.
     pub(crate) fn try_next_report(&mut self) -> Option<DeliveryReport> {
         self.reports.try_recv().ok()
     }
@@ -173,14 +171,13 @@ impl Producer {
         self.clients().any(|client| client.context().health.cluster_changed())
     }
 
-    /// Why this producer must be replaced, if it must.
     pub(crate) fn fatal_reason(&self) -> Option<String> {
         self.clients().find_map(|client| {
-            if let Some(reason) = client.context().health.fatal_reason() {
-                return Some(reason.into());
-            }
-            let (code, reason) = client.client().fatal_error()?;
-            Some(format!("{reason} ({code})"))
+            let fatal_error = || {
+                let (code, reason) = client.client().fatal_error()?;
+                Some(format!("{reason} ({code})"))
+            };
+            client.context().health.fatal_reason().map(str::to_owned).or_else(fatal_error)
         })
     }
 

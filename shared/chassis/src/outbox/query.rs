@@ -17,7 +17,6 @@ use crate::telemetry;
 /// outbox, which may be millions of rows; a full scan steps over all dead rows that an old snapshot keeps.
 pub(super) const OUTBOX_SCAN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long any other statement may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Bytes of the bodies that a poll returns, at most. A thousand rows may have 256 MiB, and a service with less
@@ -31,7 +30,6 @@ pub(crate) async fn with_query_timeout<T>(
     db::with_timeout(QUERY_TIMEOUT, answer).await
 }
 
-/// A row of the outbox.
 #[derive(sqlx::FromRow)]
 pub(crate) struct OutboxRow {
     pub position: i64,
@@ -53,21 +51,19 @@ pub(crate) struct OutboxRow {
 /// It uses `not in` rather than `not exists`: Postgres hashes the list and tests each row in the order of the
 /// index, and the poll ends with its last row. A join would read and sort the whole outbox.
 pub(crate) fn select_statement(with_delete: bool, with_topic_backoff: bool) -> String {
-    let and_deletes = match with_delete {
-        true => "with acknowledged as (delete from chassis.outbox where position = any($1))",
-        false => "",
-    };
+    let mut and_deletes = "";
+    if with_delete {
+        and_deletes = "with acknowledged as (delete from chassis.outbox where position = any($1))";
+    }
     // A row that its topic blocks also blocks its key: a later row of the key must not overtake it. While no
     // topic backs off, which is nearly always, that clause is left out.
-    let and_not_held = match with_topic_backoff {
-        false => "",
-        true => {
-            "and topic <> all($5) and not exists (
+    let mut and_not_held = "";
+    if with_topic_backoff {
+        and_not_held = "and topic <> all($5) and not exists (
                  select from chassis.outbox as earlier
                  where earlier.topic = any($5) and earlier.key = outbox.key
-                   and earlier.position <= outbox.position)"
-        }
-    };
+                   and earlier.position <= outbox.position)";
+    }
     format!(
         "{and_deletes}
          select position, event_id, topic, key, schema_fingerprint, body, traceparent, tracestate,
@@ -100,8 +96,8 @@ pub(crate) async fn read_rows(
 /// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,
 /// and the id of the cause.
 pub(crate) fn record_headers(source: &str, row: &OutboxRow, dataschema: &str) -> OwnedHeaders {
-    let (id, time) =
-        (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
+    let id = row.event_id.to_string();
+    let time = row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true);
     let causation_id = row.causation_id.map(|id| id.to_string());
     let headers = [
         ("ce_specversion", Some("1.0")),
@@ -115,12 +111,10 @@ pub(crate) fn record_headers(source: &str, row: &OutboxRow, dataschema: &str) ->
         ("tracestate", row.tracestate.as_deref()),
         ("ce_causationid", causation_id.as_deref()),
     ];
-    headers
-        .into_iter()
-        .filter(|(_, value)| value.is_some())
-        .fold(OwnedHeaders::new_with_capacity(9), |headers, (key, value)| {
-            headers.insert(Header { key, value })
-        })
+    let present = headers.into_iter().filter(|(_, value)| value.is_some());
+    present.fold(OwnedHeaders::new_with_capacity(9), |headers, (key, value)| {
+        headers.insert(Header { key, value })
+    })
 }
 
 /// The span of sending a record, from the decision of its event, so that it shows the wait in the outbox. `None` if

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use metrics::gauge;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::reload::Live;
 use crate::config::{Carrier, KafkaConfig};
 use crate::db::{self, sequences};
 use crate::event::Topic;
@@ -26,7 +26,6 @@ use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
-use crate::outbox::connector::{self, Connector};
 use crate::outbox::producer::Producer;
 use crate::outbox::query::with_query_timeout;
 use crate::outbox::sender::{BATCH_ROWS_MAX, OutboxSender};
@@ -62,30 +61,43 @@ const BACKOFF_POLL_FACTOR: u32 = 3;
 const BACKOFF_POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// The pause before the relay starts again after a failure, or tries to get the lock again.
-const LEADER_BACKOFF: RetryBackoff =
-    RetryBackoff { delay_min: LEADER_DELAY, delay_max: LEADER_DELAY };
-const LEADER_DELAY: Duration = Duration::from_millis(1_500);
+const LEADER_BACKOFF: RetryBackoff = RetryBackoff::constant(Duration::from_millis(1_500));
 
 /// How long records in flight may take when the process ends: with the pause before it, less than
 /// [`SESSION_IDLE_TIMEOUT`].
 const FINAL_ACKS_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long the relay waits until a replaced producer is closed.
 const PRODUCER_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pause after a poll while topics back off.
 fn backoff_poll_interval(took: Duration) -> Duration {
     (took * BACKOFF_POLL_FACTOR).clamp(BACKOFF_POLL_INTERVAL_MIN, BACKOFF_POLL_INTERVAL_MAX)
+}
+
+/// What may take the place of the relay.
+pub(super) trait Successor: Send {
+    /// Whether it is ready. It then carries what the broker has not acknowledged by the end of the relay.
+    fn can_take_over(
+        &mut self,
+        db: &mut PgConnection,
+    ) -> impl Future<Output = sqlx::Result<bool>> + Send;
+}
+
+/// Nothing does.
+impl Successor for () {
+    async fn can_take_over(&mut self, _: &mut PgConnection) -> sqlx::Result<bool> {
+        Ok(false)
+    }
 }
 
 /// One of the three loops of a service.
 pub struct Relay {
     pub(super) service: &'static str,
-    config: Live<KafkaConfig>,
+    /// Its present value; it changes with the credentials.
+    config: watch::Receiver<KafkaConfig>,
     db: PgPool,
     pub(super) registry: Arc<SchemaRegistryClient>,
     wakeups: Arc<Wakeups>,
-    heartbeat: Heartbeat,
+    pub(super) heartbeat: Heartbeat,
     pub(super) carrier: Carrier,
     /// The topics that the service publishes.
     pub(super) topics: Vec<&'static Topic>,
@@ -95,7 +107,7 @@ impl Relay {
     /// A relay of the outbox in `db`; `wakeups` wakes it after each commit of this process.
     pub(crate) fn new(
         service: &'static str,
-        config: Live<KafkaConfig>,
+        config: watch::Receiver<KafkaConfig>,
         db: PgPool,
         registry: Arc<SchemaRegistryClient>,
         wakeups: Arc<Wakeups>,
@@ -128,9 +140,12 @@ impl Relay {
     async fn run_as_leader(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let (mut db, opened_with) = session::open(&self.db).await?;
         let mut config = self.config.clone();
-        let settings = config.read();
-        let is_outdated =
-            || config.has_changed() || !Arc::ptr_eq(&opened_with, &self.db.connect_options());
+        let settings = config.borrow_and_update().clone();
+        let is_outdated = || {
+            // Without a sender the credentials never change again.
+            let has_new_credentials = config.has_changed().unwrap_or(false);
+            has_new_credentials || !Arc::ptr_eq(&opened_with, &self.db.connect_options())
+        };
         // The lock of a standby excludes no other relay, and rows that cannot be deleted would be sent again by
         // each active relay.
         let read_only = AssertSqlSafe(format!("select {}", db::IS_READ_ONLY_EXPR));
@@ -148,10 +163,7 @@ impl Relay {
             // Another relay reports this gauge now, so its value of the time when this one was active must not
             // stay. Before that, this relay's own earlier session may still have the lock.
             if waiting_since.elapsed() > STATEMENT_TIMEOUT {
-                gauge!("outbox_oldest_seconds").set(0);
-                if self.carrier == Carrier::Cdc {
-                    connector::report_nothing();
-                }
+                self.report_nothing();
             }
             self.wait_before_retry(stop).await;
             if stop.is_cancelled() || is_outdated() {
@@ -166,15 +178,15 @@ impl Relay {
         ended
     }
 
-    /// Relays until it is stopped or fails, or until the connector can take over. Returns whether it can: its slot is
-    /// read, and the broker has acknowledged every record.
+    /// Relays until it is stopped or fails, or until the successor can take over. Returns whether it can: it is ready,
+    /// and the broker has acknowledged every record.
     pub(super) async fn relay(
         &self,
         db: &mut PgConnection,
         settings: &KafkaConfig,
         stop: &CancellationToken,
         is_outdated: &impl Fn() -> bool,
-        successor: Option<&mut Connector>,
+        successor: &mut impl Successor,
     ) -> anyhow::Result<bool> {
         let producer = Producer::new(self.service, settings)?;
         gauge!("relay_active").set(1);
@@ -198,7 +210,7 @@ impl Relay {
         if ended.is_ok() {
             gauge!("outbox_oldest_seconds").set(0);
         }
-        // A producer that is still closing may send, so the connector would not be the only one.
+        // A producer that is still closing may send, so the successor would not be the only one.
         Ok(ended? && closed.is_ok())
     }
 
@@ -208,12 +220,12 @@ impl Relay {
         sender: &mut OutboxSender<'_>,
         stop: &CancellationToken,
         is_outdated: &impl Fn() -> bool,
-        mut successor: Option<&mut Connector>,
+        successor: &mut impl Successor,
     ) -> anyhow::Result<bool> {
-        let mut can_be_relieved = false;
+        let mut successor_is_ready = false;
         let mut worked_at = Instant::now();
         let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
-        while !stop.is_cancelled() && !is_outdated() && !can_be_relieved {
+        while !stop.is_cancelled() && !is_outdated() && !successor_is_ready {
             sender.check_producer()?;
             self.heartbeat.beat();
             sender.lag.measure(db).await?;
@@ -230,8 +242,8 @@ impl Relay {
             if sender.has_more() {
                 continue;
             }
-            if let Some(connector) = successor.as_deref_mut().filter(|_| !sender.has_backoff()) {
-                can_be_relieved = connector.can_take_over(db).await?;
+            if !sender.has_backoff() {
+                successor_is_ready = successor.can_take_over(db).await?;
             }
             // A poll that found nothing was late by itself: the next commit must not wait for a pause as well.
             if sent > 0 {
@@ -266,11 +278,7 @@ impl Relay {
         }
         let all_acknowledged = sender.in_flight.is_empty();
         sender.send_batch(db, 0).await?;
-        Ok(can_be_relieved && all_acknowledged)
-    }
-
-    pub(super) fn beat(&self) {
-        self.heartbeat.beat();
+        Ok(successor_is_ready && all_acknowledged)
     }
 
     async fn wait_before_retry(&self, stop: &CancellationToken) {

@@ -23,7 +23,6 @@ use crate::outbox::query::{
 use crate::outbox::schema_ids::resolve_schema_id;
 use crate::telemetry::refusals;
 
-/// Rows of one batch, at most.
 pub(crate) const BATCH_ROWS_MAX: usize = 1_000;
 
 /// A producer is replaced if records are in flight and no delivery report arrives for so long. A producer may
@@ -42,7 +41,6 @@ pub(crate) struct OutboxSender<'a> {
     pub(crate) lag: OutboxLag,
     /// Rows that a poll requests, at most: fewer after a poll whose rows exceeded the memory limit.
     row_limit: usize,
-    /// The number of polls so far.
     polls: u64,
     /// Whether the last poll skipped rows that can be sent after the next delivery report.
     skipped_rows: bool,
@@ -143,10 +141,9 @@ impl<'a> OutboxSender<'a> {
         let scan_from = if limit == 0 { low_watermark.get() } else { low_watermark.scan_from() };
         let now = Instant::now();
         self.backoff.release_topics(now);
-        let topics: Vec<&String> =
-            self.backoff.waiting_topics().chain(self.in_flight.stalled_topics()).collect();
-        let keys: Vec<&String> =
-            self.in_flight.keys().chain(self.backoff.waiting_keys(now)).collect();
+        let topics = self.backoff.waiting_topics().chain(self.in_flight.stalled_topics());
+        let topics = Vec::from_iter(topics);
+        let keys = Vec::from_iter(self.in_flight.keys().chain(self.backoff.waiting_keys(now)));
         let deletes = self.in_flight.should_delete(limit);
         let statement = select_statement(deletes, !topics.is_empty());
         let query = sqlx::query_as(AssertSqlSafe(statement)).bind(self.in_flight.acknowledged());
@@ -241,12 +238,14 @@ impl<'a> OutboxSender<'a> {
 
     /// Fails if the producer must be replaced; the relay then restarts with a new one.
     pub(crate) fn check_producer(&self) -> anyhow::Result<()> {
-        let silent = self.in_flight.silent_for() > DELIVERY_SILENCE_MAX;
-        let silent = || silent.then(|| format!("no delivery report for {DELIVERY_SILENCE_MAX:?}"));
-        if let Some(because) = self.producer.fatal_reason().or_else(silent) {
-            counter!("relay_producers_replaced_total").increment(1);
-            anyhow::bail!("the producer must be replaced: {because}");
-        }
-        Ok(())
+        let because = match self.producer.fatal_reason() {
+            Some(reason) => reason,
+            None if self.in_flight.silent_for() > DELIVERY_SILENCE_MAX => {
+                format!("no delivery report for {DELIVERY_SILENCE_MAX:?}")
+            }
+            None => return Ok(()),
+        };
+        counter!("relay_producers_replaced_total").increment(1);
+        anyhow::bail!("the producer must be replaced: {because}")
     }
 }

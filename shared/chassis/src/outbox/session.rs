@@ -17,7 +17,6 @@ pub(super) const SESSION_IDLE_TIMEOUT: &str = "10s";
 /// How long a statement of the session may take, and so how long an abandoned one may still hold the lock.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens the session that holds the lock and reads the outbox.
 pub(crate) async fn open(db: &PgPool) -> anyhow::Result<(PgConnection, Arc<PgConnectOptions>)> {
     let statement_timeout = format!("{}s", STATEMENT_TIMEOUT.as_secs());
     let settings = [

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -21,13 +20,12 @@ use crate::http::tls::TlsAcceptor;
 use crate::service::open_files;
 use crate::service::ports::{INTERNAL_DRAIN_TIMEOUT, PROBES_TASK, bind};
 use crate::service::process::{check_health, run_command};
-use crate::service::tasks::Tasks;
+use crate::service::tasks::{Tasks, shutdown_signal};
 use crate::telemetry;
 
 const PAGES_TASK: &str = "pages";
 const CERTIFICATE_TASK: &str = "certificate";
 
-/// How often the certificate is read again.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A frontend that is about to serve.
@@ -70,8 +68,7 @@ impl Frontend {
     /// If it can't listen, or a task of it ends by itself.
     pub async fn run(self, pages: Router) -> anyhow::Result<()> {
         let Frontend { config, stopping } = self;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown_signal = shutdown_signal()?;
         let tls = TlsAcceptor::from_config(&config.http_tls)?;
         let mut tasks = Tasks::default();
         if let (Some(tls), Some((certificate, key))) = (&tls, config.http_tls.certificate()) {
@@ -90,8 +87,7 @@ impl Frontend {
         tasks.spawn(PROBES_TASK, server::serve(listener, None, probes, limits, stop, drain));
         tracing::info!("serving on {}", config.http_addr);
         let ended = tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            () = shutdown_signal => Ok(()),
             failure = tasks.join_first() => Err(failure),
         };
         stopping.cancel();

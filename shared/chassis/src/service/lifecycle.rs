@@ -7,29 +7,25 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Carrier;
 use crate::crash_point;
-use crate::db;
-use crate::db::clock;
-use crate::db::migrate;
-use crate::db::sequences;
+use crate::db::{self, clock, migrate, sequences};
 use crate::event::Topic;
 use crate::http::health::Phase;
 use crate::http::tls::TlsAcceptor;
-use crate::outbox::{self, connector, schema_ids};
+use crate::outbox;
+use crate::outbox::cdc::{connector, schema_ids};
 use crate::service::ports::{ADMIN_TASK, API_TASK, INTERNAL_DRAIN_TIMEOUT, PROBES_TASK};
-use crate::service::tasks::Tasks;
+use crate::service::tasks::{Tasks, shutdown_signal};
 use crate::service::{Routers, Service, ServiceLoop};
 
 const CLOCK_TASK: &str = "clock";
 const RELOAD_TASK: &str = "reload of secrets";
 
-/// Timeout of storing the schemas beside the outbox.
 const STORE_SCHEMAS_TIMEOUT: Duration = Duration::from_secs(8);
 const STORE_SCHEMAS_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,15 +41,7 @@ impl Service {
         loops: impl IntoIterator<Item = ServiceLoop>,
     ) -> anyhow::Result<()> {
         self.ensure_republishable()?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown_signal = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        self.run_until(shutdown_signal, routers, loops).await
+        self.run_until(shutdown_signal()?, routers, loops).await
     }
 
     async fn run_until(

@@ -28,9 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::admin;
 use crate::admin::replay::DeadLetters;
 use crate::admin::republish::{self, RepublishSource};
-use crate::commands;
-use crate::commands::{CommandExecutor, Commands};
-use crate::config::reload::Live;
+use crate::commands::{self, CommandExecutor, Commands};
 use crate::config::{Config, KafkaConfig};
 use crate::consumer::Consumer;
 use crate::consumer::resources::ConsumerResources;
@@ -38,12 +36,11 @@ use crate::db::pool::RenewablePool;
 use crate::event::{Event, Topic};
 use crate::flow::heartbeat::{Heartbeat, Heartbeats};
 use crate::flow::wakeups::Wakeups;
-use crate::http::books;
 use crate::http::callers::authorize::operators_only;
 use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
-use crate::http::openapi;
 use crate::http::tls::TlsAcceptor;
+use crate::http::{books, openapi};
 use crate::kafka::compacted_topic::CompactedTopic;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::relay::Relay;
@@ -60,7 +57,6 @@ const CONSUMER_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Service {
     /// Its name, which is also the name of its folder, crate, image, database, consumer group and traces.
     pub name: &'static str,
-    /// Its environment.
     pub(crate) config: Config,
     /// Reads the environment again, with the files that it names.
     pub(crate) read_config: ReadConfig,
@@ -79,7 +75,6 @@ pub struct Service {
     pub(crate) draining: CancellationToken,
     wakeups: Arc<Wakeups>,
     pub(crate) migrator: Migrator,
-    /// The topics that its relay publishes.
     pub(crate) published_topics: OnceLock<Vec<&'static Topic>>,
     /// The names of the topics whose events can be republished.
     republished_topics: OnceLock<Vec<&'static str>>,
@@ -92,7 +87,7 @@ pub struct Service {
 pub struct Routers {
     /// For clients.
     pub api: Router,
-    /// For operators, read-only: the sums that must balance. They tell a revenue, so they are no probe.
+    /// For operators, read-only: the sums that must balance. They reveal revenue, so they are not on the probe port.
     pub books: Router,
     /// For operators. A route has a description by `#[utoipa::path]`, like those of an API; a route without one
     /// answers 500.
@@ -139,9 +134,12 @@ impl<R: UnitOfWork, Last> Consumer<R, Last> {
     /// The routes of the admin port for this consumer and its dead letters.
     pub fn admin(&self) -> OpenApiRouter {
         let ConsumerResources { db, registry, wakeups, router, .. } = &self.resources;
-        let (db, registry) = (db.clone(), registry.clone());
-        let (router, wakeups) = (router.clone(), wakeups.clone());
-        admin::router(DeadLetters { db, registry, router, wakeups })
+        admin::router(DeadLetters {
+            db: db.clone(),
+            registry: registry.clone(),
+            router: router.clone(),
+            wakeups: wakeups.clone(),
+        })
     }
 }
 
@@ -159,28 +157,25 @@ impl Service {
         metrics: PrometheusHandle,
     ) -> anyhow::Result<Self> {
         let pool = RenewablePool::new(name, &config)?;
-        let (same, kafka) = (config.clone(), watch::Sender::new(config.kafka.clone()));
-        let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
         let registry = SchemaRegistryClient::new(&config.schema_registry)?;
-        let registry = Arc::new(registry.keeping_ids_in(pool.pool.clone()));
-        let callers = Callers::new(&config.tokens)?;
+        let same = config.clone();
         Ok(Self {
             name,
-            config,
             read_config: Arc::new(move || Ok(same.clone())),
             db: pool.pool.clone(),
-            pool,
-            kafka,
-            heartbeats,
-            stop,
-            registry,
+            kafka: watch::Sender::new(config.kafka.clone()),
+            heartbeats: Heartbeats::default(),
+            stop: CancellationToken::new(),
+            registry: Arc::new(registry.keeping_ids_in(pool.pool.clone())),
             draining: CancellationToken::new(),
             wakeups: Arc::default(),
             migrator,
             published_topics: OnceLock::new(),
             republished_topics: OnceLock::new(),
             metrics,
-            callers,
+            callers: Callers::new(&config.tokens)?,
+            config,
+            pool,
         })
     }
 
@@ -197,7 +192,7 @@ impl Service {
         let _ = self.published_topics.set(published.copied().collect());
         let heartbeat = self.heartbeats.register("relay", RELAY_HEARTBEAT_TIMEOUT);
         let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
-        let kafka = Live::new(&self.kafka);
+        let kafka = self.kafka.subscribe();
         let relay = Relay::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat);
         relay.carried_by(self.config.relay, self.published_topics.get().map_or(&[], Vec::as_slice))
     }
@@ -206,7 +201,7 @@ impl Service {
     pub fn consumer<R: UnitOfWork>(&self) -> Consumer<R> {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_HEARTBEAT_TIMEOUT);
         let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
-        let kafka = Live::new(&self.kafka);
+        let kafka = self.kafka.subscribe();
         Consumer::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat)
     }
 
@@ -218,12 +213,8 @@ impl Service {
 
     /// The task that takes over secrets and certificates when they change.
     fn reloader(&self, tls: Option<TlsAcceptor>) -> Reloader {
-        let users = Users {
-            pool: self.pool.clone(),
-            kafka: self.kafka.clone(),
-            registry: self.registry.clone(),
-            tls,
-        };
+        let (pool, registry) = (self.pool.clone(), self.registry.clone());
+        let users = Users { pool, kafka: self.kafka.clone(), registry, tls };
         Reloader::new(self.read_config.clone(), &self.config, users)
     }
 
@@ -234,7 +225,7 @@ impl Service {
 
     /// A topic of state to which this service subscribes, to be read from its beginning.
     pub fn compacted_topic<E: Event>(&self) -> CompactedTopic<E> {
-        CompactedTopic::new(self.name, Live::new(&self.kafka), self.registry.clone())
+        CompactedTopic::new(self.name, self.kafka.subscribe(), self.registry.clone())
     }
 
     /// The route `POST /republish` for operators, which publishes the events of these rows again.

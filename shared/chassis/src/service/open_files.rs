@@ -13,7 +13,6 @@ use crate::http::limits::Limits;
 /// runtime, and short uses such as name resolution.
 const RESERVED_FILES: usize = 128;
 
-/// The dedicated database connections of the loops.
 const DEDICATED_CONNECTIONS: usize = 8;
 
 /// Connections on the probe port, and on the admin port, at most: they have few clients.
@@ -22,10 +21,8 @@ const INTERNAL_CONNECTIONS_MAX: usize = 128;
 /// An API with fewer connections than this cannot do its work.
 const API_CONNECTIONS_MIN: usize = 64;
 
-/// Connections that are served at a time.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionLimits {
-    /// On the API port.
     pub(crate) api: usize,
     /// On the probe port, and as many on the admin port.
     pub(crate) internal: usize,

@@ -21,9 +21,8 @@ use crate::http::login_retry::retry_refused_login;
 use crate::http::problem::Problem;
 use crate::http::server;
 use crate::http::tls::TlsAcceptor;
-use crate::service::open_files;
 use crate::service::tasks::Tasks;
-use crate::service::{Routers, Service, admin_port};
+use crate::service::{Routers, Service, admin_port, open_files};
 use crate::telemetry::refusals;
 
 pub(super) const API_TASK: &str = "API";
@@ -89,7 +88,6 @@ pub(super) fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<Listeners
     })
 }
 
-/// What a request of a port needs beside its route.
 #[derive(Clone)]
 struct Gate {
     callers: Callers,

@@ -18,8 +18,7 @@ use crate::config::env::{self, BadConfiguration, ServiceSettings};
 use crate::db::erasure::{self, ErasureRequest};
 use crate::db::migrate;
 use crate::kafka;
-use crate::service::Service;
-use crate::service::open_files;
+use crate::service::{Service, open_files};
 use crate::telemetry::{self, LogFlush};
 
 const COMMANDS: [&str; 5] = ["serve", "migrate", "health", "erase", "end-erasure"];
@@ -144,7 +143,7 @@ where
     let telemetry = telemetry::init(name, version, &config)?;
     telemetry::metrics::record_process(version);
     open_files::raise_limit();
-    let mut service = Service::new(name, config, migrator, telemetry.metrics())?;
+    let mut service = Service::new(name, config, migrator, telemetry.metrics.clone())?;
     service.read_config = Arc::new(Config::from_env);
     let ended = serve(service, settings).await;
     telemetry.shutdown().await;
@@ -164,17 +163,14 @@ fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
     }
 }
 
-fn loopback_addrs(port: u16) -> [SocketAddr; 2] {
-    [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]
-}
-
 /// The health check of a container: whether the service beside it is ready.
 pub(crate) async fn check_health(probe_addr: SocketAddr) -> anyhow::Result<()> {
-    let addresses: Vec<SocketAddr> = match probe_addr.ip() {
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, probe_addr.port()));
+    let addresses = match probe_addr.ip() {
         ip if !ip.is_unspecified() => vec![probe_addr],
         // It listens on both loopback addresses; a machine may have only one of them.
-        IpAddr::V6(_) => loopback_addrs(probe_addr.port()).to_vec(),
-        IpAddr::V4(_) => loopback_addrs(probe_addr.port())[1..].to_vec(),
+        IpAddr::V6(_) => vec![(Ipv6Addr::LOCALHOST, probe_addr.port()).into(), loopback],
+        IpAddr::V4(_) => vec![loopback],
     };
     let exchange = async {
         let mut stream = TcpStream::connect(&*addresses).await?;

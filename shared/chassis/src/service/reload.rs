@@ -31,7 +31,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two reads, however often logins are refused.
 const READ_PAUSE: Duration = reload::LOGIN_RETRY_INTERVAL;
 
-/// Reads the configuration, with the files that it names.
 pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Config, BadConfiguration> + Send + Sync>;
 
 /// The parts of the configuration that are taken over, each as a whole.
@@ -82,7 +81,6 @@ impl ReloadedPart {
     }
 }
 
-/// What uses the parts.
 pub(super) struct Users {
     pub pool: RenewablePool,
     pub kafka: watch::Sender<KafkaConfig>,
@@ -90,7 +88,6 @@ pub(super) struct Users {
     pub tls: Option<TlsAcceptor>,
 }
 
-/// The one task that reads the files again.
 pub(super) struct Reloader {
     read_config: ReadConfig,
     users: Users,
@@ -107,7 +104,6 @@ impl Reloader {
         Reloader { read_config, users, in_use, log_throttle: LogThrottle::default() }
     }
 
-    /// Runs until it is stopped.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut interval = READ_INTERVAL;
         loop {

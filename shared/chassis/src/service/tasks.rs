@@ -2,12 +2,12 @@
 //! answers its clients, and the fault would stay unnoticed until the outbox is full.
 
 use anyhow::{Error, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::JoinMap;
 
 use crate::telemetry::panics::panic_message;
 
-/// Named tasks.
 #[derive(Default)]
 pub struct Tasks(JoinMap<&'static str, anyhow::Result<()>>);
 
@@ -63,6 +63,18 @@ impl Tasks {
         });
         Some((name, ended.map_err(|error| error.context(format!("the {name} failed")))))
     }
+}
+
+/// Ends when SIGTERM or SIGINT arrives.
+pub(super) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[cfg(test)]

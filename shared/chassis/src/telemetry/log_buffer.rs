@@ -34,7 +34,6 @@ const WRITE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// For how long the end of the process, and a panic, wait until the log is written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The log of this process.
 static LOG: OnceLock<LogBuffer> = OnceLock::new();
 
 /// Writes the end of the log when the process ends, also by a panic of its main thread.
@@ -100,33 +99,28 @@ impl LogBuffer {
     }
 
     fn write_forever(&self, mut output: impl Write, report: impl Fn(&LineCounts)) {
-        let (mut reported, mut reported_at) = (LineCounts::default(), None::<Instant>);
+        let mut reported = LineCounts::default();
+        let mut reported_at = None::<Instant>;
         loop {
             let (bytes, counts) = self.take();
-            match write_whole(&mut output, &bytes) {
-                Ok(()) => {
-                    let (lost, is_empty) = self.on_written();
-                    let is_due = reported_at.is_none_or(|at| at.elapsed() > REPORT_INTERVAL);
-                    if lost != reported && (is_due || is_empty) {
-                        (reported, reported_at) = (lost, Some(Instant::now()));
-                        report(&lost);
-                    }
+            if write_whole(&mut output, &bytes).is_ok() {
+                let mut lines = self.0.lines.lock();
+                lines.is_stalled = false;
+                let (lost, is_empty) = (lines.lost, lines.count == 0);
+                drop(lines);
+                let is_due = reported_at.is_none_or(|at| at.elapsed() > REPORT_INTERVAL);
+                if lost != reported && (is_due || is_empty) {
+                    reported = lost;
+                    reported_at = Some(Instant::now());
+                    report(&lost);
                 }
-                Err(_) => {
-                    add(&mut self.0.lines.lock().lost, &counts);
-                    count_lost(&counts);
-                }
+            } else {
+                add(&mut self.0.lines.lock().lost, &counts);
+                count_lost(&counts);
             }
             self.0.lines.lock().is_writing = false;
             self.0.written.notify_all();
         }
-    }
-
-    /// Returns what was lost so far, and whether no line waits.
-    fn on_written(&self) -> (LineCounts, bool) {
-        let mut lines = self.0.lines.lock();
-        lines.is_stalled = false;
-        (lines.lost, lines.count == 0)
     }
 
     /// Waits for lines and takes the oldest ones. Returns their bytes, and how many they are.
@@ -188,7 +182,6 @@ fn write_whole(output: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes one line.
 pub(super) struct LineWriter {
     buffer: LogBuffer,
     severity: usize,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How often the same text is logged again.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// By subject, the text that was logged last, and when.

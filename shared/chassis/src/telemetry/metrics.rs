@@ -164,7 +164,6 @@ const HISTOGRAMS: [(&str, &str); 6] = [
     ("outbox_wait_seconds", "From an event's decision to the broker's acknowledgement, by topic."),
 ];
 
-/// Describes every metric of the chassis.
 fn describe_metrics() {
     for (name, meaning) in COUNTERS_FROM_ZERO {
         metrics::describe_counter!(name, meaning);

@@ -41,9 +41,9 @@ const RUST_LOG: &str = EnvFilter::DEFAULT_ENV;
 const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The exporter of traces, to be flushed at the end, and the metrics for `/metrics`.
+/// The metrics for `/metrics`, and the exporter of traces, to be flushed at the end.
 pub struct Telemetry {
-    metrics: PrometheusHandle,
+    pub metrics: PrometheusHandle,
     traces: Option<SdkTracerProvider>,
 }
 
@@ -60,8 +60,7 @@ pub fn init(
     if let Some(traces) = &traces {
         install_tracer_provider(traces);
     }
-    let metrics = metrics::install()?;
-    Ok(Telemetry { metrics, traces })
+    Ok(Telemetry { metrics: metrics::install()?, traces })
 }
 
 /// Sets up the logs alone, with the log of panics.
@@ -92,8 +91,10 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
 /// The filter of the log. `EnvFilter`'s default constructor would ignore the parts that it cannot parse, and log
 /// nothing about them.
 fn log_filter(chosen: Option<OsString>) -> Result<EnvFilter, BadConfiguration> {
-    let chosen = chosen.map(|chosen| env::variable_text(RUST_LOG, chosen, false)).transpose()?;
-    let chosen = chosen.flatten();
+    let chosen = match chosen {
+        Some(chosen) => env::variable_text(RUST_LOG, chosen, false)?,
+        None => None,
+    };
     let chosen = chosen.as_deref().unwrap_or(DEFAULT_FILTER);
     EnvFilter::try_new(chosen).map_err(|error| {
         BadConfiguration::new(format!("{RUST_LOG} is `{chosen}`, which cannot be used: {error}."))
@@ -101,19 +102,13 @@ fn log_filter(chosen: Option<OsString>) -> Result<EnvFilter, BadConfiguration> {
 }
 
 impl Telemetry {
-    /// A handle of the metrics, which stays valid after this guard is dropped.
-    pub fn metrics(&self) -> PrometheusHandle {
-        self.metrics.clone()
-    }
-
     /// Sends the last spans. The exporter blocks, so this happens off the runtime's own threads.
     pub async fn shutdown(self) {
         let Some(traces) = self.traces else { return };
         let flush = move || traces.shutdown_with_timeout(FLUSH_TIMEOUT);
-        match tokio::task::spawn_blocking(flush).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the last spans were not exported"),
-            Err(error) => tracing::warn!(%error, "the last spans were not exported"),
+        let flushed = tokio::task::spawn_blocking(flush).await;
+        if let Err(error) = flushed.map_err(anyhow::Error::new).and_then(|it| Ok(it?)) {
+            tracing::warn!(%error, "the last spans were not exported");
         }
     }
 }

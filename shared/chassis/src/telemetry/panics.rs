@@ -37,7 +37,6 @@ pub(crate) fn catch_panic_silently<T>(call: impl FnOnce() -> T) -> Option<T> {
     answer.ok()
 }
 
-/// The text of a panic that was caught.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")

@@ -52,7 +52,6 @@ pub(crate) fn kafka_denies_access() -> bool {
     KAFKA_ACCESS.is_denied()
 }
 
-/// Notes that a broker has accepted this process.
 pub(crate) fn note_kafka_accepts() {
     KAFKA_ACCESS.accepted.store(true, Ordering::Relaxed);
 }
@@ -95,7 +94,6 @@ fn postgres_refusal(code: &str) -> Option<&'static str> {
     }
 }
 
-/// Reports an answer of the registry if it is a refusal.
 pub(crate) fn report_registry(status: Option<u32>, text: &str) {
     match status {
         Some(401) => report(REGISTRY, AUTHENTICATION, text),

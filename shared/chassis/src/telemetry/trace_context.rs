@@ -77,11 +77,10 @@ fn shorten_tracestate(tracestate: &str) -> Option<String> {
         entries.retain(|entry| entry.len() < LONG_ENTRY_CHARS_MIN);
     }
     let mut chars = 0;
-    let entries = entries.into_iter().take_while(|entry| {
+    entries.retain(|entry| {
         chars += entry.len() + 1;
         chars <= CHARS_MAX
     });
-    let entries = Vec::from_iter(entries);
     (!entries.is_empty()).then(|| entries.join(","))
 }
 

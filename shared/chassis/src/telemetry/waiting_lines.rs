@@ -28,7 +28,6 @@ pub(super) struct WaitingLines {
     by_severity: [VecDeque<(u64, Vec<u8>)>; LEVELS.len()],
     pub count: usize,
     bytes: usize,
-    /// The number of the next line.
     next: u64,
     /// All lines that were lost so far.
     pub lost: LineCounts,
@@ -61,7 +60,6 @@ impl WaitingLines {
         lost
     }
 
-    /// Takes the oldest line of a severity.
     pub fn pop(&mut self, severity: usize) -> Option<Vec<u8>> {
         let (_, line) = self.by_severity[severity].pop_front()?;
         self.count -= 1;
@@ -69,7 +67,6 @@ impl WaitingLines {
         Some(line)
     }
 
-    /// The severity and the bytes of the oldest line.
     pub fn oldest(&self) -> Option<(usize, usize)> {
         let fronts = self.by_severity.iter().enumerate();
         let fronts = fronts.filter_map(|(severity, lines)| Some((severity, lines.front()?)));

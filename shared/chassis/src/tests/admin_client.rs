@@ -57,12 +57,15 @@ pub async fn outcome(admin: &Router, path: &str, body: Value) -> String {
     answer["outcome"].as_str().unwrap().to_string()
 }
 
-/// The kind of the problem that a request is refused with, and its detail.
-pub async fn refusal(admin: &Router, path: &str, body: Value) -> (u16, String, String) {
+/// Sends a request that has to be refused with this status and this kind of problem. Returns its detail.
+pub async fn refused(admin: &Router, path: &str, body: Value, by: (u16, &str)) -> String {
     let (status, answer) = post(admin, path, body).await;
-    let kind = answer["type"].as_str().unwrap_or_else(|| panic!("{path}: {answer}"));
-    let kind = kind.trim_start_matches("/problems/").to_string();
-    (status, kind, answer["detail"].as_str().unwrap().to_string())
+    assert_eq!(
+        (status, &answer["type"]),
+        (by.0, &format!("/problems/{}", by.1).into()),
+        "{answer}"
+    );
+    answer["detail"].as_str().unwrap().to_string()
 }
 
 pub fn state_counts<const N: usize>(states: [(&str, i64); N]) -> BTreeMap<String, i64> {

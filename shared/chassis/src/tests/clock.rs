@@ -49,12 +49,9 @@ async fn the_age_of_rows_comes_from_ticks_and_ticks_are_kept_no_longer_than_need
     let fixture = Fixture::<271>::create().await;
     let day = Duration::from_secs(24 * 3600);
     assert_eq!(older_than(&fixture.db, day).await.unwrap(), None, "no time has passed");
-    fixture
-        .execute_as_superuser(
-            "insert into chassis.clock_ticks (tick, elapsed_ms)
-         select hours, hours * 3600000::bigint from generate_series(1, 800) as hours",
-        )
-        .await;
+    let statement = "insert into chassis.clock_ticks (tick, elapsed_ms)
+         select hours, hours * 3600000::bigint from generate_series(1, 800) as hours";
+    fixture.execute_as_superuser(statement).await;
     assert_eq!(older_than(&fixture.db, day).await.unwrap(), Some(776));
     assert_eq!(older_than(&fixture.db, day * 40).await.unwrap(), None);
     let mut newest = None;

@@ -15,6 +15,11 @@ pub async fn read_response(answer: Result<Reply, Problem>) -> (u16, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+async fn assert_nothing_stored(answer: Result<Reply, Problem>) {
+    let (status, problem) = read_response(answer).await;
+    assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+}
+
 pub fn idempotent<const TEST: u32>(
     key: &str,
     request: &Counted<TEST>,
@@ -61,8 +66,7 @@ async fn commands_yield_to_a_busy_consumer_and_do_not_wait_for_a_stuck_one() {
     let waiting = run("while it is at work");
     let batch = async {
         let began = Instant::now();
-        let early =
-            fixture.query_number("select count(*) from tallies where till like '%at work'").await;
+        let early = fixture.count("tallies where till like '%at work'").await;
         // The command runs in any case, a little later.
         assert!(early == 0 || began.elapsed() > Duration::from_millis(150), "it did not wait");
         fixture.wakeups.consumer_backpressure.report_busy(false);
@@ -88,10 +92,7 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
         let (status, body) = read_response(answer).await;
         assert_eq!((status, body.contains(&format!(r#""total":{total}"#))), (201, true), "{body}");
         assert_eq!(fixture.tallies().await["a"], (nth as i64 + 1, total));
-        assert_eq!(
-            fixture.query_number("select count(*) from chassis.outbox").await,
-            nth as i64 + 1
-        );
+        assert_eq!(fixture.count("chassis.outbox").await, nth as i64 + 1);
     }
 
     // A generated key has the same effect as a key of the client.
@@ -149,9 +150,7 @@ async fn without_the_database_a_command_fails_in_time_and_reports_that_nothing_w
     for (nth, away) in [ProxyMode::Refuse, ProxyMode::Blackhole].into_iter().enumerate() {
         proxy.set_mode(away);
         let began = Instant::now();
-        let (status, problem) =
-            read_response(commands.execute(counted::<204>("a", 1), None, count).await).await;
-        assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+        assert_nothing_stored(commands.execute(counted::<204>("a", 1), None, count).await).await;
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
         proxy.set_mode(ProxyMode::PassThrough);
         commands.execute(counted::<204>("a", 1), None, count).await.unwrap();
@@ -165,8 +164,7 @@ async fn without_the_database_a_command_fails_in_time_and_reports_that_nothing_w
         fixture.wait_for_blocked(1).await;
         proxy.set_mode(ProxyMode::Blackhole);
     });
-    let (status, problem) = read_response(answer).await;
-    assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+    assert_nothing_stored(answer).await;
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     lock.rollback().await.unwrap();
     proxy.set_mode(ProxyMode::PassThrough);
@@ -211,9 +209,7 @@ async fn commands_beyond_the_queue_limit_are_rejected_at_once_and_not_stored() {
     let waiting = join_all(waiting);
     let more = async {
         let began = Instant::now();
-        let (status, problem) =
-            read_response(commands.execute(counted::<205>("more", 1), None, count).await).await;
-        assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+        assert_nothing_stored(commands.execute(counted::<205>("more", 1), None, count).await).await;
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
         RunningLoop::start(|stop| writers.run(stop))
     };
@@ -222,8 +218,7 @@ async fn commands_beyond_the_queue_limit_are_rejected_at_once_and_not_stored() {
     let served = waited.iter().filter(|answer| answer.is_ok()).count() as i64;
     assert!(served >= 256, "{served} were served");
     for answer in waited.into_iter().filter(Result::is_err) {
-        let (status, problem) = read_response(answer).await;
-        assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+        assert_nothing_stored(answer).await;
     }
     let tallies = fixture.tallies().await;
     assert_eq!(tallies["waiting"], (served, served));
@@ -242,8 +237,8 @@ async fn a_command_that_panics_or_that_the_database_rejects_is_a_500_for_its_cal
     }));
     let answers: Vec<u16> = answers.await.iter().map(|answer| status(answer).as_u16()).collect();
     assert_eq!(answers, [201, 201, 500, 201, 500, 201, 201]);
-    assert_eq!(fixture.tallies().await.values().map(|(counted, _)| counted).sum::<i64>(), 5);
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 5);
+    assert_eq!(fixture.counted().await, 5);
+    assert_eq!(fixture.count("chassis.outbox").await, 5);
     writing.stop().await;
 }
 
@@ -281,7 +276,7 @@ async fn a_command_that_needs_an_unrequested_row_or_publishes_to_a_foreign_topic
     let answers = [unnamed, of_another, good].map(|answer| status(&answer).as_u16());
     assert_eq!(answers, [500, 500, 201]);
     assert_eq!(fixture.tallies().await.into_keys().collect::<Vec<_>>(), ["c"]);
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 1);
+    assert_eq!(fixture.count("chassis.outbox").await, 1);
     writing.stop().await;
 }
 

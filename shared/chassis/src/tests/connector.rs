@@ -6,9 +6,9 @@ use rdkafka::message::Headers;
 
 use super::*;
 use crate::config::Carrier;
-use crate::outbox::connector::is_carrying;
+use crate::outbox::cdc::connector::is_carrying;
+use crate::outbox::cdc::schema_ids;
 use crate::outbox::query::{OutboxRow, record_headers};
-use crate::outbox::schema_ids;
 
 /// Copies each captured row, with the columns in their order.
 const COPY: &str = "
@@ -51,12 +51,6 @@ impl<const TEST: u32> Fixture<TEST> {
         let copies: Vec<String> = sqlx::query_scalar(copies).fetch_all(&self.db).await.unwrap();
         copies.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
     }
-
-    async fn publish_envelope(&self, envelope: Envelope) {
-        let mut tx = self.db.begin().await.unwrap();
-        publish_in(&mut tx, &[envelope]).await;
-        tx.commit().await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +65,7 @@ async fn a_captured_row_is_the_record_that_the_relay_would_send() {
     for (nth, causation_id) in [(1, None), (2, Some(Uuid::now_v7())), (3, None)] {
         if nth == 2 {
             // The first row has waited for the relay.
-            assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 1);
+            assert_eq!(fixture.count("chassis.outbox").await, 1);
             fixture.hand_over().await;
         }
         let mut envelope = envelope(&counted::<630>("till", nth));
@@ -91,7 +85,7 @@ async fn a_captured_row_is_the_record_that_the_relay_would_send() {
             occurred_at: time,
         };
         expected.push((row, frame(id, &event.body)));
-        fixture.publish_envelope(envelope).await;
+        fixture.publish_together(&[envelope]).await;
     }
 
     let captured = fixture.captured().await;
@@ -116,10 +110,8 @@ async fn a_captured_row_is_the_record_that_the_relay_would_send() {
         of_row.sort_by_key(|(column, _)| headers.iter().position(|(name, _)| name == column));
         assert_eq!(of_row, headers);
     }
-    for table in ["outbox", "captured_events", "captured_answers"] {
-        let left = AssertSqlSafe(format!("select count(*) from chassis.{table}"));
-        let left: i64 = sqlx::query_scalar(left).fetch_one(&fixture.db).await.unwrap();
-        assert_eq!(left, 0, "{table}");
+    for table in ["chassis.outbox", "chassis.captured_events", "chassis.captured_answers"] {
+        assert_eq!(fixture.count(table).await, 0, "{table}");
     }
 }
 
@@ -128,16 +120,16 @@ async fn a_row_without_a_known_id_waits_and_a_connector_that_is_relieved_capture
     let fixture = Fixture::<631>::create_with_contracts().await;
     fixture.copy_captured().await;
     fixture.hand_over().await;
-    fixture.publish_envelope(envelope(&counted::<631>("till", 1))).await;
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 1);
+    fixture.publish(&[counted::<631>("till", 1)]).await;
+    assert_eq!(fixture.count("chassis.outbox").await, 1);
     fixture.store_schema_ids().await;
     fixture.hand_over().await;
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 0);
+    assert_eq!(fixture.count("chassis.outbox").await, 0);
     assert_eq!(fixture.captured().await.len(), 1);
 
     sqlx::query("select chassis.deliver_by_relay()").execute(&fixture.db).await.unwrap();
-    fixture.publish_envelope(envelope(&counted::<631>("till", 2))).await;
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 1);
+    fixture.publish(&[counted::<631>("till", 2)]).await;
+    assert_eq!(fixture.count("chassis.outbox").await, 1);
     let topics: Vec<_> = fixture
         .captured()
         .await
@@ -147,10 +139,7 @@ async fn a_row_without_a_known_id_waits_and_a_connector_that_is_relieved_capture
     assert_eq!(topics, [names(631).counted.name, "connect-heartbeats"]);
 
     // There is no slot, so there is nothing to wait for.
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    fixture.wait_for_empty_outbox().await;
-    relaying.stop().await;
+    fixture.relay_all().await;
     assert_eq!(fixture.published().await.len(), 1);
 }
 
@@ -160,11 +149,9 @@ async fn until_a_connector_reads_the_log_the_relay_goes_on() {
     let topics = [names(632).counted, names(632).tallied];
     let relay = fixture.relay().carried_by(Carrier::Cdc, &topics);
     let relaying = RunningLoop::start(|stop| relay.run(stop));
-    fixture.publish(&[counted::<632>("till", 1)]).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&[counted::<632>("till", 1)]).await;
     sleep(QUIET_PERIOD).await;
-    fixture.publish(&[counted::<632>("till", 2)]).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&[counted::<632>("till", 2)]).await;
     relaying.stop().await;
     assert_eq!(fixture.published().await.len(), 2);
     let mut db = fixture.db.acquire().await.unwrap();
@@ -184,8 +171,7 @@ async fn if_the_slot_is_gone_the_relay_carries_the_outbox_until_there_is_one() {
         !is_carrying(&mut db).await.unwrap()
     })
     .await;
-    fixture.publish(&[counted::<633>("till", 1)]).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&[counted::<633>("till", 1)]).await;
     relaying.stop().await;
     assert_eq!(fixture.published().await.len(), 1);
 }

@@ -25,18 +25,17 @@ async fn a_duplicate_has_one_effect_in_a_batch_across_batches_and_at_two_consume
     fixture.handle(batch).await;
 
     let tallies = fixture.tallies().await;
-    assert_eq!(tallies.values().map(|(counted, _)| counted).sum::<i64>(), 20, "{tallies:?}");
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 20);
-    assert_eq!(fixture.query_number("select count(*) from chassis.dead_letters").await, 0);
+    assert_eq!(fixture.counted().await, 20, "{tallies:?}");
+    assert_eq!(fixture.count("chassis.outbox").await, 20);
+    assert_eq!(fixture.count("chassis.dead_letters").await, 0);
 }
 
 /// After a batch without duplicates the next batch expects none, and does not query the inbox first.
 #[tokio::test(flavor = "multi_thread")]
 async fn unexpected_duplicates_have_no_effect_and_the_other_events_of_their_batch_have() {
     let fixture = Fixture::<17>::create_with_contracts().await;
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let stepped = fixture.stepped_consumer();
+    let mut batches = stepped.batches();
     // If these were applied twice, the first would be unprocessable, and the second would be more than a till may
     // hold.
     let events = [ONLY_WHEN_EMPTY, 600_000, 2, 3, 4, 5].map(|amount| counted("a", amount));
@@ -57,8 +56,8 @@ async fn unexpected_duplicates_have_no_effect_and_the_other_events_of_their_batc
     }
     let tallies = fixture.tallies().await;
     assert_eq!(tallies.into_values().collect::<Vec<_>>(), [(6, 711_125), (1, 7)]);
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 7);
-    assert_eq!(fixture.query_number("select count(*) from chassis.dead_letters").await, 0);
+    assert_eq!(fixture.count("chassis.outbox").await, 7);
+    assert_eq!(fixture.count("chassis.dead_letters").await, 0);
     assert_eq!(fixture.query_number("select max(attempts)::bigint from chassis.inbox").await, 1);
 }
 
@@ -66,11 +65,8 @@ async fn unexpected_duplicates_have_no_effect_and_the_other_events_of_their_batc
 async fn after_a_crash_between_commit_and_offset_events_are_handled_again_without_effect() {
     let fixture = Fixture::<2>::create_with_contracts().await;
     let events: Vec<_> = (1..=50).map(|nth| counted(&format!("till {}", nth % 7), nth)).collect();
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
     fixture.publish(&events).await;
-    fixture.wait_for_empty_outbox().await;
-    relaying.stop().await;
+    fixture.relay_all().await;
 
     // This client owns no partition: it commits the effects and no offset.
     fixture.handle(fixture.records(names(2).counted).await).await;
@@ -80,7 +76,7 @@ async fn after_a_crash_between_commit_and_offset_events_are_handled_again_withou
 
     fixture.catch_up().await;
     assert_eq!(fixture.tallies().await, before);
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 50);
+    assert_eq!(fixture.count("chassis.outbox").await, 50);
     assert_eq!(committed_offsets(&fixture).await.iter().sum::<i64>(), 50, "all were read again");
 }
 
@@ -89,8 +85,8 @@ async fn after_a_crash_between_commit_and_offset_events_are_handled_again_withou
 #[tokio::test(flavor = "multi_thread")]
 async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one() {
     let fixture = Fixture::<14>::create_with_contracts().await;
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
+    let stepped = fixture.stepped_consumer();
+    let client = &stepped.client;
     client.subscribe(&[names(14).counted.name]).unwrap();
     let (ahead, _records) = mpsc::channel(1);
     let polling = tokio::spawn(prefetch::prefetch(client.clone(), fixture.db.clone(), ahead));
@@ -99,7 +95,7 @@ async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one()
     })
     .await;
     let batch = fixture.to_records(&[counted("a", 1), counted("a", 2)]).await;
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let mut batches = stepped.batches();
     // As if the record had been read before the partitions were assigned.
     batches.handle(batch[..1].to_vec(), &Assignment::default()).await;
     let _ = client.commit_consumer_state(CommitMode::Sync);
@@ -135,14 +131,11 @@ async fn the_loser_of_a_race_for_a_natural_key_retries_and_finds_the_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_topic_replayed_from_offset_0_changes_nothing() {
     let fixture = Fixture::<10>::create_with_contracts().await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
     let mut events: Vec<_> =
         (1..=300).map(|nth| counted(&format!("till {}", nth % 20), nth)).collect();
     events.push(counted("till 0", 0));
     fixture.publish(&events).await;
-    fixture.wait_until_relayed(names(10).counted).await;
-    relaying.stop().await;
+    fixture.relay_all().await;
     fixture.catch_up().await;
     let state = async || {
         let tables = ["tallies", "chassis.outbox", "chassis.inbox", "chassis.dead_letters"];
@@ -244,14 +237,13 @@ async fn a_compacted_topic_needs_no_inbox_because_versions_guard_it() {
         let topic = Labelled::topic().name.to_string();
         OwnedMessage::new(record, None, topic, Timestamp::NotAvailable, 0, offset, headers)
     };
-    let consumer = fixture.consumer().on(label);
-    let (client, stop) = (fixture.group_client(), CancellationToken::new());
+    let stepped = SteppedConsumer::new(fixture.consumer().on(label), fixture.group_client());
     let all: Vec<_> = (1..=3).map(|version| message(version, version)).collect();
     for batch in [vec![all[0].clone(), all[2].clone()], all.clone(), vec![all[1].clone()], all] {
-        consumer.batch_runner(&client, &stop).handle(batch, &client.context().assignment()).await;
+        stepped.handle(batch).await;
         assert_eq!(fixture.tallies().await["a"], (2, 3), "an older version has no effect");
     }
-    assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, 0);
+    assert_eq!(fixture.count("chassis.inbox").await, 0);
     assert_eq!(fixture.dead_letters().await.len(), 0);
 }
 
@@ -279,8 +271,7 @@ fn a_discard_without_an_impact_of_its_own_is_described_by_its_topic() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_consumer_does_not_delay_commands() {
     let fixture = Fixture::<19>::create_with_contracts().await;
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = fixture.start_consumer();
     fixture.wakeups.consumer_backpressure.report_busy(true);
     eventually("commands need not wait", async || {
         let began = Instant::now();
@@ -294,23 +285,15 @@ async fn an_idle_consumer_does_not_delay_commands() {
 /// The client treats the error as an answer, and never fetches its partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_whose_offset_fetch_was_rejected_replaces_its_client() {
-    let fixture = Fixture::<20>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let (fixture, mock) = Fixture::<20>::create_with_mock_kafka().await;
     fixture.publish(&[counted("a", 1)]).await;
-    fixture.wait_for_empty_outbox().await;
-    relaying.stop().await;
+    fixture.relay_all().await;
 
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
     mock.request_errors(RDKafkaApiKey::OffsetFetch, &[refusal]);
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = fixture.start_consumer();
     sleep(3 * QUIET_PERIOD).await;
-    assert_eq!(fixture.tallies().await.get("a"), None, "the client recovered by itself");
-    eventually("the event is handled", async || {
-        fixture.tallies().await.get("a").is_some_and(|(counted, _)| *counted == 1)
-    })
-    .await;
+    assert_eq!(fixture.counted().await, 0, "the client recovered by itself");
+    eventually("the event is handled", async || fixture.counted().await == 1).await;
     consuming.stop().await;
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::admin_client::{as_operator, get, outcome, post, refusal, send_request, state_counts};
+use super::admin_client::{as_operator, get, outcome, post, refused, send_request, state_counts};
 use super::*;
 use crate::db::erasure::{self, ErasureRequest};
 
@@ -124,15 +124,11 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
     let admin = fixture.admin_router();
 
-    let (status, kind, detail) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
-    assert_eq!((status, kind.as_str()), (409, "still-unprocessable"));
+    let detail =
+        refused(&admin, "/dead-letters/1/replay", Value::Null, (409, "still-unprocessable")).await;
     assert!(detail.contains("spoilt"), "{detail}");
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
-    assert_eq!(
-        fixture.query_number("select count(*) from chassis.inbox").await,
-        2,
-        "the rejected event is not in the inbox"
-    );
+    assert_eq!(fixture.count("chassis.inbox").await, 2, "the rejected event is not in the inbox");
 
     fixture.accept_tills().await;
     // Two operators at once, on two instances: the second replay waits for the first.
@@ -152,11 +148,7 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     assert_eq!(outcomes, ["done_before", "replayed"]);
     assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "done_before");
     assert_eq!(fixture.tallies().await["a"], (1, 7));
-    assert_eq!(
-        fixture.query_number("select count(*) from chassis.outbox").await,
-        3,
-        "its answer is published once"
-    );
+    assert_eq!(fixture.count("chassis.outbox").await, 3, "its answer is published once");
     let attempts = "select attempts::bigint from chassis.inbox order by attempts desc limit 1";
     assert_eq!(fixture.query_number(attempts).await, 5, "whole, halved, alone, stored, replayed");
 
@@ -164,9 +156,8 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     fixture.handle(batch).await;
     assert_eq!(fixture.tallies().await["a"], (1, 7));
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 1)]));
-    let (status, kind, _) =
-        refusal(&admin, "/dead-letters/1/discard", json!({ "reason": "too late" })).await;
-    assert_eq!((status, kind.as_str()), (409, "replayed"));
+    refused(&admin, "/dead-letters/1/discard", json!({ "reason": "too late" }), (409, "replayed"))
+        .await;
 }
 
 #[tokio::test]
@@ -178,15 +169,7 @@ async fn a_dead_letter_whose_event_was_handled_at_another_offset_is_settled_with
     fixture.accept_tills().await;
     // The same events, published again, at offsets of their own.
     for (message, offset) in batch.iter_mut().zip(10..) {
-        *message = OwnedMessage::new(
-            message.payload().map(<[u8]>::to_vec),
-            message.key().map(<[u8]>::to_vec),
-            message.topic().to_string(),
-            Timestamp::NotAvailable,
-            0,
-            offset,
-            message.headers().cloned(),
-        );
+        *message = message.clone().set_offset(offset);
     }
     fixture.handle(batch).await;
     assert_eq!(fixture.tallies().await["a"], (2, 157));
@@ -196,7 +179,7 @@ async fn a_dead_letter_whose_event_was_handled_at_another_offset_is_settled_with
     let because = json!({ "reason": "it came again" });
     assert_eq!(outcome(&admin, "/dead-letters/2/discard", because).await, "handled_before");
     assert_eq!(fixture.tallies().await["a"], (2, 157));
-    assert_eq!(fixture.query_number("select count(*) from chassis.write_offs").await, 0);
+    assert_eq!(fixture.count("chassis.write_offs").await, 0);
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 2)]));
 }
 
@@ -217,20 +200,18 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     cut.pop();
     let (url, registered) = late_registry(46, newer).await;
     let late = fixture.with_config(|config| config.schema_registry.schema_registry_url = url);
-    let consumer = late.consumer();
-    let admin = as_operator(consumer.admin());
-    let client = fixture.group_client();
+    let stepped = late.stepped_consumer();
+    let admin = as_operator(stepped.consumer.admin());
     let cut = message(cut, 1);
     let again = [cut.clone().set_offset(3), cut.clone().set_offset(4)];
     // One at a time, because deferred events become dead letters in any order.
     for message in [message(good, 0), cut, message(unknown, 2)].into_iter().chain(again) {
-        handle_all(&consumer, &client, vec![message]).await;
+        stepped.handle(vec![message]).await;
     }
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 5)]));
     for dead_letter_id in 1..=5 {
         let path = format!("/dead-letters/{dead_letter_id}/replay");
-        let (status, kind, detail) = refusal(&admin, &path, Value::Null).await;
-        assert_eq!((status, kind.as_str()), (409, "still-unprocessable"), "{detail}");
+        refused(&admin, &path, Value::Null, (409, "still-unprocessable")).await;
     }
     let letter = get(&admin, "/dead-letters/1").await;
     assert!(letter["unreadable"].as_str().unwrap().contains("unknown"), "{letter}");
@@ -247,8 +228,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     assert_eq!(letter["event"]["by"], "who", "by the schema that wrote it: {letter}");
     // Its content is unknown, so the operator has to agree to a write-off.
     let discard = "/dead-letters/2/discard";
-    let (status, kind, _) = refusal(&admin, discard, json!({ "reason": "cut" })).await;
-    assert_eq!((status, kind.as_str()), (409, "write-off-needed"));
+    refused(&admin, discard, json!({ "reason": "cut" }), (409, "write-off-needed")).await;
     // Two operators at once, each with a different dead letter of one event.
     let agreed = json!({ "reason": "cut", "write_off": true });
     let (one, other) = tokio::join!(
@@ -312,14 +292,13 @@ async fn a_replay_stopped_by_a_transient_failure_is_a_503_and_changes_nothing() 
         .await
         .unwrap();
     for path in ["/dead-letters/1/replay", "/dead-letters/replay"] {
-        let (status, kind, detail) = refusal(&admin, path, Value::Null).await;
-        assert_eq!((status, kind.as_str()), (503, "unavailable"), "{detail}");
+        refused(&admin, path, Value::Null, (503, "unavailable")).await;
     }
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
     let (away, proxy) = fixture.with_registry_proxy().await;
     proxy.set_mode(ProxyMode::Refuse);
-    let (status, ..) = refusal(&away.admin_router(), "/dead-letters/1/replay", Value::Null).await;
-    assert_eq!(status, 503);
+    refused(&away.admin_router(), "/dead-letters/1/replay", Value::Null, (503, "unavailable"))
+        .await;
     let read = get(&away.admin_router(), "/dead-letters/1").await;
     assert_eq!(read["event"]["amount"], 7, "by this service's own schema: {read}");
     assert!(

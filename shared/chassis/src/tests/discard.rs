@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::admin_client::{OPERATOR, get, outcome, post, refusal, send_request, state_counts};
+use super::admin_client::{OPERATOR, get, outcome, post, refused, send_request, state_counts};
 use super::*;
 use crate::db;
 use crate::kafka::record::schema_id;
@@ -14,9 +14,8 @@ use crate::transaction::incoming_record::Content;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter() {
     let fixture = Fixture::<23>::create_with_contracts().await;
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let stepped = fixture.stepped_consumer();
+    let mut batches = stepped.batches();
     let events = fixture.to_records(&[1, 2, 3, 4].map(|amount| counted("a", amount))).await;
     batches.handle(events[..1].to_vec(), &Assignment::default()).await;
     batches.handle(events[1..2].to_vec(), &Assignment::default()).await;
@@ -33,8 +32,9 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
     // Two in one batch, and neither is in the inbox.
     let record = fixture.to_records(&[counted::<23>("b", 1)]).await.remove(0);
     for (topic, is_duplicate) in [(names(23).counted, true), (names(23).tallied, false)] {
-        let schemas = consumer.resources.registry.get_schemas(schema_id(&record)).await;
-        let parse = || consumer.resources.router.parse(record.clone(), &schemas);
+        let resources = &stepped.consumer.resources;
+        let schemas = resources.registry.get_schemas(schema_id(&record)).await;
+        let parse = || resources.router.parse(record.clone(), &schemas);
         let mut items = [parse(), parse()];
         let Content::Event(of, _) = &mut items[1].content else { panic!("it is an event") };
         *of = topic;
@@ -48,13 +48,11 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
         }
     }
     // The event has two dead letters. Discarding both writes it off once.
-    fixture.execute_as_superuser(
-        "insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
+    let statement = "insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
                                    record, kind, reason)
          select cluster, topic, partition, 7, hash, event_id, key, headers, record, kind, reason
-         from chassis.dead_letters where \"offset\" = 0",
-    )
-    .await;
+         from chassis.dead_letters where \"offset\" = 0";
+    fixture.execute_as_superuser(statement).await;
     let admin = fixture.admin_router();
     let listed = get(&admin, "/dead-letters").await;
     let listed = listed["dead_letters"].as_array().unwrap();
@@ -81,8 +79,7 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
 
     let asked = get(&admin, "/dead-letters/1").await;
     assert_eq!(asked["discard_impact"]["write_offs"][0]["amount"], 150);
-    let (status, kind, detail) = refusal(&admin, path, because.clone()).await;
-    assert_eq!((status, kind.as_str()), (409, "write-off-needed"));
+    let detail = refused(&admin, path, because.clone(), (409, "write-off-needed")).await;
     assert!(detail.contains("150 coins (what was not counted)"), "{detail}");
     for no_reason in [json!({ "reason": " " }), json!({ "reason": "x".repeat(1_001) })] {
         assert_eq!(post(&admin, path, no_reason).await.0, 422);
@@ -115,8 +112,8 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
     assert_eq!(listed["dead_letters"][0]["actor"], OPERATOR);
     let actors = "select count(*) from chassis.write_offs where actor = 'ann'";
     assert_eq!(fixture.query_number(actors).await, 2);
-    let (status, kind, _) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
-    assert_eq!((status, kind.as_str()), (409, "discarded"), "a discard is final");
+    // A discard is final.
+    refused(&admin, "/dead-letters/1/replay", Value::Null, (409, "discarded")).await;
 }
 
 #[tokio::test]
@@ -172,15 +169,7 @@ async fn discarding_one_of_two_dead_letters_of_an_event_discards_the_event() {
     let fixture = Fixture::<45>::create_with_contracts().await;
     fixture.reject_till("a").await;
     let batch = fixture.to_records(&[counted("a", 150)]).await;
-    let again = OwnedMessage::new(
-        batch[0].payload().map(<[u8]>::to_vec),
-        None,
-        batch[0].topic().to_string(),
-        Timestamp::NotAvailable,
-        1,
-        3,
-        batch[0].headers().cloned(),
-    );
+    let again = batch[0].clone().set_key(None).set_partition(1).set_offset(3);
     fixture.handle(vec![batch[0].clone(), again.clone(), again.clone()]).await;
     fixture.handle(vec![again]).await;
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 2)]));

@@ -11,6 +11,11 @@ pub const TALLIED_SCHEMA: &str = r#"{"type": "record", "name": "Tallied", "field
     {"name": "till", "type": "string"},
     {"name": "total", "type": "long"}]}"#;
 
+/// The same schema with one more field at its end, which has a default.
+pub fn newer_schema() -> String {
+    COUNTED_SCHEMA.replace("]}", r#", {"name": "by", "type": "string", "default": ""}]}"#)
+}
+
 /// An amount was counted into a till. A topic belongs to a type, so each test has types of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counted<const TEST: u32> {

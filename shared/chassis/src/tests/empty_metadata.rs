@@ -164,17 +164,12 @@ async fn hide_brokers_until_client_fails(proxy: &BrokerProxy, mut goes_on: impl 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_whose_metadata_lists_no_broker_replaces_its_client() {
     let fixture = Fixture::<16>::create_with_contracts().await;
-    let relay = fixture.relay();
-    let _relaying = RunningLoop::start(|stop| relay.run(stop));
+    let _relaying = fixture.start_relay();
     let (proxy, there) = with_broker_proxy(&fixture).await;
-    let consumer = there.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = there.start_consumer();
     hide_brokers_until_client_fails(&proxy, async |nth| {
         fixture.publish(&[counted("a", 1)]).await;
-        eventually("the event is handled", async || {
-            fixture.tallies().await.get("a").is_some_and(|(counted, _)| *counted == nth)
-        })
-        .await;
+        eventually("the event is handled", async || fixture.counted().await == nth).await;
     })
     .await;
     consuming.stop().await;
@@ -184,8 +179,7 @@ async fn a_consumer_whose_metadata_lists_no_broker_replaces_its_client() {
 async fn a_relay_whose_metadata_lists_no_broker_replaces_its_producer() {
     let fixture = Fixture::<113>::create_with_contracts().await;
     let (proxy, there) = with_broker_proxy(&fixture).await;
-    let relay = there.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = there.start_relay();
     let mut published = Vec::new();
     hide_brokers_until_client_fails(&proxy, async |nth| {
         published.extend(fixture.publish(&[counted("a", nth)]).await);

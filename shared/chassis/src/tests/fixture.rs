@@ -1,8 +1,14 @@
 //! The fixture: a small service for one test, with its own database, topics and consumer group.
 
+use std::ops::{Deref, DerefMut};
+
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use tokio::sync::watch;
+
 use super::*;
 use crate::config::KafkaConfig;
-use crate::config::reload::Live;
+use crate::consumer::batch::BatchRunner;
 use crate::outbox::producer::Producer;
 use crate::outbox::sender::OutboxSender;
 
@@ -38,9 +44,7 @@ impl<const TEST: u32> Fixture<TEST> {
         let superuser = cluster.database(database.get_database().unwrap());
         let superuser = superuser.options([("default_transaction_read_only", "off")]);
         let config = config(owner, server);
-        let sql = AssertSqlSafe(CREATE_TALLIES).into_sql_str();
-        let own = Migration::new(1, "tables".into(), MigrationType::Simple, sql, false);
-        let migrator = Migrator::with_migrations(vec![own]);
+        let migrator = migrate::tests::migrator([(1, CREATE_TALLIES.into_sql_str())]);
         migrate::migrate(service, &config, migrator).await.unwrap();
         let db = crate::db::pool::connect(service, &config).unwrap();
         let fixture = Fixture { service, config, db, superuser, wakeups: Arc::default() };
@@ -57,6 +61,11 @@ impl<const TEST: u32> Fixture<TEST> {
             fixture.register_schema(topic, topic.schema).await;
         }
         fixture
+    }
+
+    /// Creates it with a mock broker that can be made to fail in place of Kafka.
+    pub async fn create_with_mock_kafka() -> (Fixture<TEST>, MockKafka) {
+        with_mock_kafka(&Fixture::create().await).await
     }
 
     pub async fn create_topic(&self, topic: &Topic, settings: &[(&str, &str)]) {
@@ -114,28 +123,42 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn relay(&self) -> Relay {
-        self.relay_with(Live::fixed(self.config.kafka.clone()))
+        self.relay_with(watch::channel(self.config.kafka.clone()).1)
     }
 
     /// A relay whose settings of Kafka may change.
-    pub fn relay_with(&self, kafka: Live<KafkaConfig>) -> Relay {
+    pub fn relay_with(&self, kafka: watch::Receiver<KafkaConfig>) -> Relay {
         let beat = Heartbeats::default().register("relay", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
         Relay::new(self.service, kafka, db, self.registry(), wake, beat)
     }
 
-    /// The relay's sender, to be run step by step.
-    pub fn sender<'a>(&self, registry: &'a SchemaRegistryClient) -> OutboxSender<'a> {
+    pub fn start_relay(&self) -> RunningLoop {
+        let relay = self.relay();
+        RunningLoop::start(|stop| relay.run(stop))
+    }
+
+    /// Runs a relay until the outbox is empty.
+    pub async fn relay_all(&self) {
+        let relaying = self.start_relay();
+        self.wait_for_empty_outbox().await;
+        relaying.stop().await;
+    }
+
+    pub(crate) async fn sender(&self) -> SteppedSender {
         let producer = Producer::new(self.service, &self.config.kafka).unwrap();
-        OutboxSender::new(self.service, producer, registry)
+        // It lives as long as the process, as does that of a service.
+        let registry: &'static SchemaRegistryClient = Box::leak(Box::new(self.registry_client()));
+        let sender = OutboxSender::new(self.service, producer, registry);
+        SteppedSender { sender, db: self.db.acquire().await.unwrap() }
     }
 
     pub fn consumer_without_handlers(&self) -> Consumer<Tills> {
-        self.consumer_with(Live::fixed(self.config.kafka.clone()))
+        self.consumer_with(watch::channel(self.config.kafka.clone()).1)
     }
 
     /// A consumer without handlers whose settings of Kafka may change.
-    pub fn consumer_with(&self, kafka: Live<KafkaConfig>) -> Consumer<Tills> {
+    pub fn consumer_with(&self, kafka: watch::Receiver<KafkaConfig>) -> Consumer<Tills> {
         let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
         Consumer::new(self.service, kafka, db, self.registry(), wake, beat)
@@ -143,6 +166,15 @@ impl<const TEST: u32> Fixture<TEST> {
 
     pub fn consumer(&self) -> Consumer<Tills> {
         self.consumer_without_handlers().on(tally::<TEST>).on_discard(discard_impact::<TEST>)
+    }
+
+    pub fn start_consumer(&self) -> RunningLoop {
+        let consumer = self.consumer();
+        RunningLoop::start(|stop| consumer.run(stop))
+    }
+
+    pub fn stepped_consumer(&self) -> SteppedConsumer {
+        SteppedConsumer::new(self.consumer(), self.group_client())
     }
 
     /// The command queue and the loop that executes its commands.
@@ -154,8 +186,12 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn registry(&self) -> Arc<SchemaRegistryClient> {
+        Arc::new(self.registry_client())
+    }
+
+    fn registry_client(&self) -> SchemaRegistryClient {
         let registry = SchemaRegistryClient::new(&self.config.schema_registry).unwrap();
-        Arc::new(registry.keeping_ids_in(self.db.clone()))
+        registry.keeping_ids_in(self.db.clone())
     }
 
     /// Runs a consumer until it has handled everything that its topics hold.
@@ -177,7 +213,7 @@ impl<const TEST: u32> Fixture<TEST> {
 
     /// The consumer's one step, on a given batch, and further ones until no event of it is deferred.
     pub async fn handle(&self, batch: Vec<OwnedMessage>) {
-        handle_all(&self.consumer(), &self.group_client(), batch).await;
+        self.stepped_consumer().handle(batch).await;
     }
 
     /// Events as records that Kafka delivers, in one partition from offset 0.
@@ -198,14 +234,25 @@ impl<const TEST: u32> Fixture<TEST> {
     pub async fn publish(&self, events: &[Counted<TEST>]) -> Vec<Uuid> {
         let mut ids = Vec::new();
         for event in events {
-            let mut tx = self.db.begin().await.unwrap();
             let envelope = envelope(event);
             ids.push(envelope.event_id);
-            publish_in(&mut tx, &[envelope]).await;
-            tx.commit().await.unwrap();
+            self.publish_together(&[envelope]).await;
         }
         self.wakeups.relay.notify_one();
         ids
+    }
+
+    /// Publishes events, and waits until a relay that runs has sent all that is in the outbox.
+    pub async fn deliver(&self, events: &[Counted<TEST>]) {
+        self.publish(events).await;
+        self.wait_for_empty_outbox().await;
+    }
+
+    /// Publishes events in one transaction.
+    pub async fn publish_together(&self, events: &[Envelope]) {
+        let mut tx = self.db.begin().await.unwrap();
+        publish_in(&mut tx, events).await;
+        tx.commit().await.unwrap();
     }
 
     /// Everything that a topic holds, partition by partition.
@@ -237,25 +284,37 @@ impl<const TEST: u32> Fixture<TEST> {
         tallies.into_iter().map(|tally| (tally.till, (tally.counted, tally.total))).collect()
     }
 
+    /// How many events have been counted into all tills.
+    pub async fn counted(&self) -> i64 {
+        self.query_number("select coalesce(sum(counted), 0)::bigint from tallies").await
+    }
+
+    /// The number of rows of a table, which may be followed by a condition.
+    pub async fn count(&self, rows: &'static str) -> i64 {
+        let count = AssertSqlSafe(format!("select count(*) from {rows}"));
+        sqlx::query_scalar(count).fetch_one(&self.db).await.unwrap()
+    }
+
     /// The result of a query for one number.
     pub async fn query_number(&self, query: &'static str) -> i64 {
         sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap()
     }
 
     pub async fn wait_for_empty_outbox(&self) {
-        eventually("the outbox is empty", async || {
-            self.query_number("select count(*) from chassis.outbox").await == 0
-        })
-        .await;
+        self.wait_for_outbox(0).await;
+    }
+
+    /// Waits until the outbox has this many rows.
+    pub async fn wait_for_outbox(&self, rows: i64) {
+        eventually("rows are relayed", async || self.count("chassis.outbox").await == rows).await;
     }
 
     /// Waits until the outbox has no row of a topic; rows of other topics may remain.
     pub async fn wait_until_relayed(&self, topic: &Topic) {
-        eventually("the outbox is empty", async || {
-            let left = "select count(*) from chassis.outbox where topic = $1";
-            let left: i64 =
-                sqlx::query_scalar(left).bind(topic.name).fetch_one(&self.db).await.unwrap();
-            left == 0
+        let left = "select count(*) from chassis.outbox where topic = $1";
+        eventually("its rows are relayed", async || {
+            let left = sqlx::query_scalar::<_, i64>(left).bind(topic.name);
+            left.fetch_one(&self.db).await.unwrap() == 0
         })
         .await;
     }
@@ -290,18 +349,76 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 }
 
-/// A consumer's one step, on a given batch, and further ones until no event of it is deferred.
-pub async fn handle_all(
-    consumer: &Consumer<Tills>,
-    client: &Arc<StreamConsumer<GroupContext>>,
-    batch: Vec<OwnedMessage>,
-) {
-    let stop = CancellationToken::new();
-    let mut batches = consumer.batch_runner(client, &stop);
-    batches.handle(batch, &client.context().assignment()).await;
-    while let Some(due_at) = batches.next_due() {
-        tokio::time::sleep_until(due_at).await;
-        batches.retry_deferred().await;
+/// A consumer that handles the batches that a test gives it.
+pub struct SteppedConsumer<Last = ()> {
+    pub consumer: Consumer<Tills, Last>,
+    pub client: Arc<StreamConsumer<GroupContext>>,
+    pub stop: CancellationToken,
+}
+
+impl<Last> SteppedConsumer<Last> {
+    pub fn new(
+        consumer: Consumer<Tills, Last>,
+        client: Arc<StreamConsumer<GroupContext>>,
+    ) -> SteppedConsumer<Last> {
+        SteppedConsumer { consumer, client, stop: CancellationToken::new() }
+    }
+
+    pub fn batches(&self) -> BatchRunner<'_, Tills> {
+        BatchRunner::new(&self.consumer.resources, &self.client, &self.stop)
+    }
+
+    /// Handles a batch, and retries until no event of it is deferred.
+    pub async fn handle(&self, batch: Vec<OwnedMessage>) {
+        let mut batches = self.batches();
+        batches.handle(batch, &self.client.context().assignment()).await;
+        while let Some(due_at) = batches.next_due() {
+            tokio::time::sleep_until(due_at).await;
+            batches.retry_deferred().await;
+        }
+    }
+}
+
+/// The relay's sender, which takes the steps that a test asks for.
+pub(crate) struct SteppedSender {
+    sender: OutboxSender<'static>,
+    db: PoolConnection<Postgres>,
+}
+
+impl SteppedSender {
+    /// Sends up to this many rows, and returns how many.
+    pub async fn send(&mut self, limit: usize) -> usize {
+        self.try_send(limit).await.unwrap()
+    }
+
+    pub async fn try_send(&mut self, limit: usize) -> anyhow::Result<usize> {
+        self.sender.send_batch(&mut self.db, limit).await
+    }
+
+    pub async fn measure_lag(&mut self) {
+        self.sender.lag.measure(&mut self.db).await.unwrap();
+    }
+
+    /// Waits for the next delivery report and handles it. Returns the position of its row.
+    pub async fn next_delivery(&mut self) -> i64 {
+        let report = self.sender.producer.next_report().await.unwrap();
+        let position = report.0.position;
+        self.sender.on_delivery(report).unwrap();
+        position
+    }
+}
+
+impl Deref for SteppedSender {
+    type Target = OutboxSender<'static>;
+
+    fn deref(&self) -> &OutboxSender<'static> {
+        &self.sender
+    }
+}
+
+impl DerefMut for SteppedSender {
+    fn deref_mut(&mut self) -> &mut OutboxSender<'static> {
+        &mut self.sender
     }
 }
 
@@ -315,7 +432,7 @@ pub struct DeadLetterRow {
     pub reason: String,
 }
 
-pub fn envelope<const TEST: u32>(event: &Counted<TEST>) -> Envelope {
+pub fn envelope(event: &impl Event) -> Envelope {
     Envelope {
         event: Outgoing::from_event(event),
         event_id: Uuid::now_v7(),
@@ -342,12 +459,8 @@ pub async fn committed_offsets<const TEST: u32>(fixture: &Fixture<TEST>) -> Vec<
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_range(names(TEST).counted.name, 0, 2);
         let committed = client.committed_offsets(partitions, TEST_TIMEOUT).unwrap();
-        committed
-            .elements()
-            .iter()
-            .filter_map(|element| element.offset().to_raw())
-            .collect::<Vec<_>>()
+        let offsets = committed.elements().into_iter().filter_map(|it| it.offset().to_raw());
+        offsets.filter(|offset| *offset >= 0).collect()
     };
-    let offsets = tokio::task::spawn_blocking(query).await.unwrap();
-    offsets.into_iter().filter(|offset| *offset >= 0).collect()
+    tokio::task::spawn_blocking(query).await.unwrap()
 }

@@ -91,15 +91,12 @@ async fn a_request_about_handled_events_names_1_to_50_ids_and_nothing_else() {
 #[tokio::test]
 async fn the_dead_letters_of_one_event_are_bounded_and_found_by_an_index() {
     let fixture = Fixture::<612>::create().await;
-    fixture
-        .execute_as_superuser(
-            "insert into chassis.dead_letters
+    let statement = "insert into chassis.dead_letters
                  (cluster, topic, partition, \"offset\", hash, event_id, headers, kind, reason)
              select 'c', 't', 0, nth, '', lpad((nth % 100)::text, 32, '0')::uuid, '{}', 'undecodable', 'r' || nth
              from generate_series(1, 20000) as nth;
-             analyze chassis.dead_letters",
-        )
-        .await;
+             analyze chassis.dead_letters";
+    fixture.execute_as_superuser(statement).await;
     let admin = as_operator(fixture.consumer().admin());
     let path = format!("/handled-events?event_id={}", Uuid::from_u128(7));
     let letters = get(&admin, &path).await["events"][0]["dead_letters"].clone();

@@ -14,13 +14,13 @@ use crate::http::server::KEEPALIVE_GRACE;
 
 #[tokio::test]
 async fn connections_beyond_the_cap_wait_for_a_free_slot() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     let mut idle = Vec::new();
     let began = Instant::now();
     for _ in 0..limits().connections_max {
         idle.push(server.send("GET / HTTP/1.1\r\nhost: a\r\n").await);
     }
-    assert!(server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
+    assert!(server.get("/").await.ends_with("here"));
     assert!(began.elapsed() > SHORT_TIMEOUT / 2, "served beside {} others", idle.len());
 }
 
@@ -62,7 +62,7 @@ async fn half_open_connections_cannot_keep_every_slot() {
         "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf",
         REQUEST,
     ] {
-        let server = start_server(patient, LONG_TIMEOUT).await;
+        let server = start_server(patient).await;
         let waited = wait_beside_half_open(&server, half).await;
         assert!(waited < LONG_TIMEOUT / 2, "{half:?}: {waited:?}");
     }
@@ -71,7 +71,7 @@ async fn half_open_connections_cannot_keep_every_slot() {
 #[tokio::test]
 async fn a_slow_client_keeps_its_connection_while_slots_are_free() {
     let limits = Limits { header_timeout: LONG_TIMEOUT, request_timeout: LONG_TIMEOUT, ..limits() };
-    let server = start_server(limits, LONG_TIMEOUT).await;
+    let server = start_server(limits).await;
     let mut slow = server.send("POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n").await;
     for part in ["content-length: 9\r\n\r\n", "half", "whole"] {
         sleep(2 * SHORT_TIMEOUT).await;
@@ -82,26 +82,22 @@ async fn a_slow_client_keeps_its_connection_while_slots_are_free() {
 
 #[tokio::test]
 async fn busy_connections_are_closed_for_queued_clients() {
-    let server = start_server(
-        Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
-        LONG_TIMEOUT,
-    )
-    .await;
-    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let limits = Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server(limits).await;
     let mut asking = JoinSet::new();
-    for _ in 0..limits().connections_max {
-        let mut kept = server.send(request).await;
+    for _ in 0..limits.connections_max {
+        let mut kept = server.send(REQUEST).await;
         let mut answer = [0; 512];
         assert!(kept.read(&mut answer).await.unwrap() > 0);
         asking.spawn(async move {
-            while kept.write_all(request.as_bytes()).await.is_ok()
+            while kept.write_all(REQUEST.as_bytes()).await.is_ok()
                 && kept.read(&mut answer).await.is_ok_and(|read| read > 0)
             {
                 sleep(SHORT_TIMEOUT / 10).await;
             }
         });
     }
-    let next = server.send(request).await;
+    let next = server.send(REQUEST).await;
     // A connection with a request in progress is closed after it, the others after their next request.
     assert!(
         timeout(LONG_TIMEOUT / 2, read_one_response(next)).await.expect("a slot").ends_with("here")
@@ -110,11 +106,8 @@ async fn busy_connections_are_closed_for_queued_clients() {
 
 #[tokio::test]
 async fn a_connection_past_its_maximum_age_is_closed_even_if_its_response_is_read_slowly() {
-    let server = start_server(
-        Limits { connection_age_max: SHORT_TIMEOUT, connections_max: 2, ..limits() },
-        LONG_TIMEOUT,
-    )
-    .await;
+    let limits = Limits { connection_age_max: SHORT_TIMEOUT, connections_max: 2, ..limits() };
+    let server = start_server(limits).await;
     let mut slow = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let reading = tokio::spawn(async move {
         let mut some = [0; 16 * 1024];
@@ -122,15 +115,14 @@ async fn a_connection_past_its_maximum_age_is_closed_even_if_its_response_is_rea
             sleep(SHORT_TIMEOUT / 30).await;
         }
     });
-    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let mut kept = server.send(request).await;
+    let mut kept = server.send(REQUEST).await;
     let answer_so_far = async {
         let (mut answer_so_far, mut answer) = (String::new(), [0; 512]);
         while !answer_so_far.contains("connection: close\r\n") {
             let read = kept.read(&mut answer).await.unwrap();
             assert!(read > 0, "closed without `connection: close`, after: {answer_so_far}");
             answer_so_far = String::from_utf8_lossy(&answer[..read]).into_owned();
-            let _ = kept.write_all(request.as_bytes()).await;
+            let _ = kept.write_all(REQUEST.as_bytes()).await;
         }
     };
     timeout(LONG_TIMEOUT, answer_so_far).await.expect("the header is sent");
@@ -139,8 +131,8 @@ async fn a_connection_past_its_maximum_age_is_closed_even_if_its_response_is_rea
 
 #[tokio::test]
 async fn a_keep_alive_connection_may_be_idle_for_longer_than_the_header_timeout() {
-    let server =
-        start_server(Limits { idle_timeout: LONG_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    let limits = Limits { idle_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server(limits).await;
     let mut kept = server.send("").await;
     for _ in 0..2 {
         assert!(request_again(&mut kept).await.ends_with("here"));
@@ -158,8 +150,8 @@ async fn a_keep_alive_connection_may_be_idle_for_longer_than_the_header_timeout(
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_the_idle_timeout_and_no_sooner() {
-    let server =
-        start_server(Limits { idle_timeout: 4 * SHORT_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    let limits = Limits { idle_timeout: 4 * SHORT_TIMEOUT, ..limits() };
+    let server = start_server(limits).await;
     let mut kept = server.send("").await;
     assert!(request_again(&mut kept).await.ends_with("here"));
     let began = Instant::now();
@@ -173,11 +165,8 @@ async fn an_idle_connection_is_closed_after_the_idle_timeout_and_no_sooner() {
 
 #[tokio::test]
 async fn the_longest_idle_connection_is_closed_for_a_queued_client() {
-    let server = start_server(
-        Limits { idle_timeout: 2 * LONG_TIMEOUT, connections_max: 3, ..limits() },
-        LONG_TIMEOUT,
-    )
-    .await;
+    let limits = Limits { idle_timeout: 2 * LONG_TIMEOUT, connections_max: 3, ..limits() };
+    let server = start_server(limits).await;
     let mut kept = Vec::new();
     for _ in 0..3 {
         let mut next = server.send("").await;
@@ -199,11 +188,8 @@ async fn the_longest_idle_connection_is_closed_for_a_queued_client() {
 #[tokio::test]
 async fn no_idle_connection_is_closed_while_slots_are_free() {
     const MANY: usize = 400;
-    let server = start_server(
-        Limits { idle_timeout: 2 * LONG_TIMEOUT, connections_max: 2 * MANY, ..limits() },
-        LONG_TIMEOUT,
-    )
-    .await;
+    let limits = Limits { idle_timeout: 2 * LONG_TIMEOUT, connections_max: 2 * MANY, ..limits() };
+    let server = start_server(limits).await;
     let mut kept = server.send("").await;
     assert!(request_again(&mut kept).await.ends_with("here"));
     sleep(2 * SHORT_TIMEOUT).await;
@@ -216,11 +202,9 @@ async fn no_idle_connection_is_closed_while_slots_are_free() {
 
 #[tokio::test]
 async fn a_connection_past_its_maximum_age_while_idle_is_closed_with_its_next_response() {
-    let server = start_server(
-        Limits { connection_age_max: SHORT_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
-        LONG_TIMEOUT,
-    )
-    .await;
+    let limits =
+        Limits { connection_age_max: SHORT_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server(limits).await;
     let mut kept = server.send("").await;
     assert!(request_again(&mut kept).await.ends_with("here"));
     sleep(SHORT_TIMEOUT + KEEPALIVE_GRACE + SHORT_TIMEOUT).await;
@@ -242,9 +226,10 @@ async fn the_accept_backlog_is_as_large_as_the_connection_limit() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_response_loses_its_slot() {
-    let server = start_server(Limits { connections_max: 1, ..limits() }, LONG_TIMEOUT).await;
+    let limits = Limits { connections_max: 1, ..limits() };
+    let server = start_server(limits).await;
     let _unread = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    let next = server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let next = server.get("/").await;
     assert!(next.ends_with("here"), "{next}");
 }
 
@@ -259,7 +244,7 @@ fn what_all_clients_of_a_service_may_take_together_fits_into_its_memory() {
 #[tokio::test]
 async fn large_bodies_that_never_end_keep_no_other_client_waiting() {
     let limits = Limits { request_timeout: LONG_TIMEOUT, ..limits() };
-    let server = start_server(limits, LONG_TIMEOUT).await;
+    let server = start_server(limits).await;
     let large = limits.body_bytes_max;
     let post = |sent| {
         let header = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {large}");

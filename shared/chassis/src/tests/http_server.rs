@@ -8,7 +8,7 @@ use crate::http::limits::Limits;
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_closed_within_its_timeout() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     assert_eq!(server.send_and_read("").await, "", "nothing sent");
     assert_eq!(server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n").await, "", "half sent");
     let kept = server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /").await;
@@ -17,7 +17,7 @@ async fn a_header_that_never_ends_is_closed_within_its_timeout() {
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_a_408_within_the_request_timeout() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     let half = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
     assert_problem(&server.send_and_read(half).await, "408", "request-timeout");
     let chunked =
@@ -34,7 +34,7 @@ async fn a_body_that_never_ends_is_a_408_within_the_request_timeout() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_a_413_even_for_a_client_that_sends_it_all_first() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     let size = 900_000;
     let declared = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
     let whole = declared + &"x".repeat(size);
@@ -56,7 +56,7 @@ async fn a_body_over_the_limit_is_a_413_even_for_a_client_that_sends_it_all_firs
 
 #[tokio::test]
 async fn a_request_that_names_two_hosts_is_a_400() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     let send = async |target, hosts| {
         let request = format!("GET {target} HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
         server.send_and_read(&request).await
@@ -77,7 +77,7 @@ async fn a_request_that_names_two_hosts_is_a_400() {
 
 #[tokio::test]
 async fn a_header_over_the_limit_is_a_431() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(17_000));
     assert!(server.send_and_read(&long).await.starts_with("HTTP/1.1 431 "));
     let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
@@ -86,8 +86,8 @@ async fn a_header_over_the_limit_is_a_431() {
 
 #[tokio::test]
 async fn an_unknown_path_or_method_is_a_problem() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
-    let nowhere = server.send_and_read("GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let server = start_server(limits()).await;
+    let nowhere = server.get("/nowhere").await;
     assert_problem(&nowhere, "404", "not-found");
     let deleted = server.send_and_read("DELETE /echo HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_problem(&deleted, "405", "method-not-allowed");
@@ -96,7 +96,7 @@ async fn an_unknown_path_or_method_is_a_problem() {
 
 #[tokio::test]
 async fn no_cache_keeps_an_answer_and_no_browser_guesses_its_type() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     for (path, cache) in [
         ("/", "no-store"),
         ("/panic", "no-store"),
@@ -115,17 +115,17 @@ async fn no_cache_keeps_an_answer_and_no_browser_guesses_its_type() {
 
 #[tokio::test]
 async fn a_panic_is_an_opaque_500_and_the_server_keeps_running() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
-    let answer = server.send_and_read("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let server = start_server(limits()).await;
+    let answer = server.get("/panic").await;
     assert_problem(&answer, "500", "internal");
     assert!(!answer.contains("on purpose"), "{answer}");
-    assert!(server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
+    assert!(server.get("/").await.ends_with("here"));
 }
 
 #[tokio::test]
 async fn a_slow_response_is_unavailable_for_a_read_and_an_unknown_outcome_for_a_write() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
-    let read = server.send_and_read("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let server = start_server(limits()).await;
+    let read = server.get("/never").await;
     assert_problem(&read, "503", "unavailable");
     let written =
         server.send_and_read("POST /never HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
@@ -135,8 +135,8 @@ async fn a_slow_response_is_unavailable_for_a_read_and_an_unknown_outcome_for_a_
 
 #[tokio::test]
 async fn a_client_that_closes_its_sending_half_is_answered() {
-    let server =
-        start_server(Limits { request_timeout: LONG_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    let limits = Limits { request_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server(limits).await;
     for (request, end) in [
         (REQUEST, "here"),
         ("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n", "at last"),
@@ -152,11 +152,8 @@ async fn a_client_that_closes_its_sending_half_is_answered() {
 
 #[tokio::test]
 async fn a_request_whose_client_resets_the_connection_is_cancelled_at_once() {
-    let server = start_server(
-        Limits { request_timeout: 2 * LONG_TIMEOUT, connections_max: 1, ..limits() },
-        LONG_TIMEOUT,
-    )
-    .await;
+    let limits = Limits { request_timeout: 2 * LONG_TIMEOUT, connections_max: 1, ..limits() };
+    let server = start_server(limits).await;
     let gone = server.send("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
     sleep(SHORT_TIMEOUT).await;
     // Without lingering, closing resets the connection.
@@ -168,7 +165,7 @@ async fn a_request_whose_client_resets_the_connection_is_cancelled_at_once() {
 
 #[tokio::test]
 async fn a_body_with_a_content_coding_is_a_415_that_lists_what_is_accepted() {
-    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let server = start_server(limits()).await;
     let ask = async |codings: &str, body: &str| {
         let length = format!("content-length: {}\r\nconnection: close\r\n", body.len());
         let request = format!("POST /echo HTTP/1.1\r\nhost: a\r\n{codings}{length}\r\n{body}");

@@ -105,7 +105,7 @@ async fn a_stop_finishes_the_request_under_way_and_does_not_wait_for_a_handshake
 async fn a_replaced_certificate_is_presented_to_new_connections_and_ends_no_open_one() {
     let (old, new) = (Certificate::new("replaced"), Certificate::new("replacement"));
     let acceptor = old.acceptor().unwrap();
-    let patient = Limits { idle_timeout: LONG_TIMEOUT, ..limits() };
+    let patient = Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() };
     let server = start_server_with(Some(acceptor.clone()), patient, LONG_TIMEOUT).await;
     let mut open = old.connect(&server, None).await.unwrap();
     assert!(acceptor.replace(new.path(), old.path()).is_err());

@@ -182,11 +182,8 @@ async fn the_same_key_gets_the_same_answer_and_has_one_effect() {
     let refused = "select count(*) from chassis.idempotency_keys where key = 'refused'";
     assert_eq!(fixture.query_number(refused).await, 0);
     assert_eq!(run("refused", &five).await.0, 201);
-    fixture
-        .execute_as_superuser(
-            "update chassis.idempotency_keys set created_at = now() - interval '25 hours'",
-        )
-        .await;
+    let statement = "update chassis.idempotency_keys set created_at = now() - interval '25 hours'";
+    fixture.execute_as_superuser(statement).await;
     assert_eq!(prune(&fixture).await, 0);
     assert_eq!(run("key", &five).await.0, 201);
     assert_eq!(fixture.tallies().await["a"], (4, 20));
@@ -204,12 +201,9 @@ async fn prune<const TEST: u32>(fixture: &Fixture<TEST>) -> u64 {
 
 /// Adds ticks for a day, and prunes what is older.
 async fn let_a_day_pass<const TEST: u32>(fixture: &Fixture<TEST>) {
-    fixture
-        .execute_as_superuser(
-            "insert into chassis.clock_ticks (tick, elapsed_ms)
+    let statement = "insert into chassis.clock_ticks (tick, elapsed_ms)
          select max(tick) + more, max(elapsed_ms) + more * 86400000 from chassis.clock_ticks,
-                generate_series(1, 2) as more group by more",
-        )
-        .await;
+                generate_series(1, 2) as more group by more";
+    fixture.execute_as_superuser(statement).await;
     assert!(prune(fixture).await > 0);
 }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::env::read_from;
+use crate::config::tests::parse_config;
 use crate::config::{Config, address};
 use crate::http::limits::Limits;
 use crate::http::{listeners, server};
@@ -29,12 +29,11 @@ async fn listen_on_loopback() -> (TcpListener, SocketAddr) {
 }
 
 fn config(kafka: SocketAddr, registry: SocketAddr) -> Config {
-    let config = read_from(|name| match name {
-        "DATABASE_URL" => Some("postgres://till@[::1]/till".to_owned()),
-        "KAFKA_BOOTSTRAP_SERVERS" => Some(kafka.to_string()),
-        "SCHEMA_REGISTRY_URL" => Some(format!("http://{registry}/")),
-        _ => None,
-    });
+    let config = parse_config(&[
+        ("DATABASE_URL", "postgres://till@[::1]/till"),
+        ("KAFKA_BOOTSTRAP_SERVERS", &kafka.to_string()),
+        ("SCHEMA_REGISTRY_URL", &format!("http://{registry}/")),
+    ]);
     config.unwrap()
 }
 

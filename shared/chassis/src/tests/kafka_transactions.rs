@@ -84,8 +84,7 @@ async fn an_open_foreign_transaction_blocks_nothing_and_its_control_records_are_
     let records = fixture.to_records(&[counted("a", 1), counted("a", 2), counted("a", 3)]).await;
     let records: Vec<_> = (0..).zip(records).collect();
     foreign.begin(topic, &records);
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     fixture.publish(&[counted("a", 4), counted("b", 1), counted("c", 1), counted("d", 1)]).await;
     eventually("all has its effect", async || fixture.tallies().await.len() == 4).await;
     eventually("the foreign ones too", async || count_of_a(&fixture).await == 4).await;
@@ -105,8 +104,7 @@ async fn an_open_foreign_transaction_blocks_nothing_and_its_control_records_are_
     foreign.abort();
     foreign.begin(topic, &records[..1]);
     foreign.commit();
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = fixture.start_consumer();
     eventually("control records are passed", async || {
         has_committed_to_the_end(&fixture, topic).await
     })
@@ -180,8 +178,7 @@ async fn in_a_read_committed_topic_only_committed_records_have_an_effect() {
         has_committed_to_the_end(&fixture, topic).await
     })
     .await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     fixture.publish(&[counted("b", 1)]).await;
     eventually("the other topic is read", async || fixture.tallies().await.contains_key("b")).await;
 

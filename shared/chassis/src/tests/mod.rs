@@ -63,7 +63,6 @@ use rdkafka::{Offset, Timestamp, TopicPartitionList};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use serde::{Deserialize, Serialize};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, PgTransaction, SqlSafeStr};
 use tokio::task::JoinHandle;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::admin_client::{OPERATOR, get, post, refusal};
+use super::admin_client::{OPERATOR, get, post, refused};
 use super::*;
 use crate::consumer::pause::{PAUSE_POLL_INTERVAL, pause_by_circuit_breaker, wait_while_paused};
 use crate::consumer::wait::LoopWait;
@@ -17,26 +17,16 @@ const EVENTS: i64 = 30;
 
 async fn publish_events<const TEST: u32>(fixture: &Fixture<TEST>) {
     let events = (0..EVENTS).map(|till| counted(&format!("till {till}"), 1));
-    fixture.publish(&Vec::from_iter(events)).await;
-    fixture.wait_until_relayed(names(TEST).counted).await;
-}
-
-async fn handled<const TEST: u32>(fixture: &Fixture<TEST>) -> i64 {
-    fixture.tallies().await.values().map(|(counted, _)| counted).sum()
+    fixture.deliver(&Vec::from_iter(events)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_by_an_operator_holds_for_every_instance_until_it_is_resumed() {
     let fixture = Fixture::<620>::create_with_contracts().await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    let start_consumer = || {
-        let consumer = fixture.consumer();
-        RunningLoop::start(|stop| consumer.run(stop))
-    };
-    let (one, two) = (start_consumer(), start_consumer());
+    let relaying = fixture.start_relay();
+    let (one, two) = (fixture.start_consumer(), fixture.start_consumer());
     publish_events(&fixture).await;
-    eventually("all is handled", async || handled(&fixture).await == EVENTS).await;
+    eventually("all is handled", async || fixture.counted().await == EVENTS).await;
 
     let admin = fixture.admin_router();
     let (status, paused) = post(&admin, "/consumer/pause", json!({"reason": " a copy "})).await;
@@ -46,19 +36,19 @@ async fn a_pause_by_an_operator_holds_for_every_instance_until_it_is_resumed() {
     sleep(PAUSE_KNOWN_AFTER).await;
     publish_events(&fixture).await;
     sleep(QUIET_PERIOD).await;
-    assert_eq!(handled(&fixture).await, EVENTS, "an instance has not paused");
+    assert_eq!(fixture.counted().await, EVENTS, "an instance has not paused");
 
     // The pause outlives the processes.
     one.stop().await;
     two.stop().await;
-    let (one, two) = (start_consumer(), start_consumer());
+    let (one, two) = (fixture.start_consumer(), fixture.start_consumer());
     sleep(PAUSE_KNOWN_AFTER).await;
-    assert_eq!(handled(&fixture).await, EVENTS, "an instance has forgotten the pause");
+    assert_eq!(fixture.counted().await, EVENTS, "an instance has forgotten the pause");
 
     let (status, resumed) = post(&admin, "/consumer/resume", Value::Null).await;
     let reads = json!({"paused_at": null, "cause": null, "reason": null, "actor": null});
     assert_eq!((status, resumed), (200, reads));
-    eventually("all is handled", async || handled(&fixture).await == 2 * EVENTS).await;
+    eventually("all is handled", async || fixture.counted().await == 2 * EVENTS).await;
     one.stop().await;
     two.stop().await;
     relaying.stop().await;
@@ -69,10 +59,7 @@ async fn a_pause_by_the_circuit_breaker_outranks_one_by_an_operator() {
     let fixture = Fixture::<621>::create().await;
     let admin = fixture.admin_router();
     let by_operator = json!({"reason": "a copy"});
-    // As the circuit breaker of an older version pauses.
-    fixture
-        .execute_as_superuser("update chassis.consumer set paused_at = now(), reason = 'bad'")
-        .await;
+    pause_by_circuit_breaker(&fixture.db, "bad").await.unwrap();
     let by_circuit_breaker = get(&admin, "/consumer").await;
     assert_eq!(by_circuit_breaker["cause"], "circuit_breaker");
     assert_eq!(post(&admin, "/consumer/pause", by_operator.clone()).await.1, by_circuit_breaker);
@@ -119,8 +106,8 @@ async fn a_pause_needs_a_reason() {
     let fixture = Fixture::<622>::create().await;
     let admin = fixture.admin_router();
     for reason in ["", " \n", &"x".repeat(1_001)] {
-        let (status, kind, _) = refusal(&admin, "/consumer/pause", json!({"reason": reason})).await;
-        assert_eq!((status, &*kind), (422, "invalid-value"), "{reason}");
+        let body = json!({"reason": reason});
+        refused(&admin, "/consumer/pause", body, (422, "invalid-value")).await;
     }
     assert_eq!(get(&admin, "/consumer").await["paused_at"], Value::Null);
 }

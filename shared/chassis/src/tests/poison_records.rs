@@ -5,8 +5,8 @@ use tower::ServiceExt;
 
 use super::*;
 
-/// 1 while the consumer is paused.
-const IS_PAUSED: &str = "select count(*) from chassis.consumer where paused_at is not null";
+/// One row while the consumer is paused.
+const PAUSED: &str = "chassis.consumer where paused_at is not null";
 
 /// A record as it is to be sent, the header `ce_id`, and a part of the expected reason.
 type PoisonRecord = (Option<Vec<u8>>, Option<&'static str>, &'static str);
@@ -88,7 +88,7 @@ async fn poison_bytes_become_dead_letters_unchanged_and_the_events_around_them_a
         assert_eq!(letter.event_id, event_id.and_then(|id| id.parse().ok()));
     }
     assert_eq!(committed_offsets(&fixture).await, [2 * good], "the offset is above all of them");
-    assert_eq!(fixture.query_number(IS_PAUSED).await, 0, "undecodable records do not pause it");
+    assert_eq!(fixture.count(PAUSED).await, 0, "undecodable records do not pause it");
 }
 
 #[tokio::test]
@@ -116,8 +116,8 @@ async fn only_the_bad_events_of_a_batch_become_dead_letters_and_the_others_take_
         assert_eq!(letter.record.as_deref(), batch[*nth].payload());
     }
     let tallies = fixture.tallies().await;
-    assert_eq!(tallies.values().map(|(counted, _)| counted).sum::<i64>(), 36, "{tallies:?}");
-    assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, 36);
+    assert_eq!(fixture.counted().await, 36, "{tallies:?}");
+    assert_eq!(fixture.count("chassis.inbox").await, 36);
     let both = "select count(*) from chassis.inbox join chassis.dead_letters using (event_id)";
     assert_eq!(fixture.query_number(both).await, 0, "a dead letter can be replayed");
 }
@@ -125,19 +125,16 @@ async fn only_the_bad_events_of_a_batch_become_dead_letters_and_the_others_take_
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes_it() {
     let fixture = Fixture::<9>::create_with_contracts().await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     // A success in between restarts the count.
     let mut events = vec![counted("a", 0); 19];
     events.push(counted("a", 1));
     events.extend(vec![counted("a", 0); 20]);
     events.push(counted("a", 1));
-    fixture.publish(&events).await;
-    fixture.wait_until_relayed(names(9).counted).await;
+    fixture.deliver(&events).await;
 
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
-    eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
+    let consuming = fixture.start_consumer();
+    eventually("it is paused", async || fixture.count(PAUSED).await == 1).await;
     assert_eq!(fixture.dead_letters().await.len(), 39);
     let client = fixture.group_client();
     let group = client.fetch_group_list(Some(fixture.service), TEST_TIMEOUT).unwrap();
@@ -174,12 +171,17 @@ async fn a_duplicate_does_not_end_a_series_of_bad_events() {
     let mut batch = fixture.to_records(&events).await;
     fixture.handle(batch[..1].to_vec()).await;
     batch.swap(0, 15);
-    let (consumer, client) = (fixture.consumer(), fixture.group_client());
+    handle_until_paused(&fixture, batch).await;
+}
+
+async fn handle_until_paused<const TEST: u32>(fixture: &Fixture<TEST>, batch: Vec<OwnedMessage>) {
+    let mut stepped = fixture.stepped_consumer();
     let handling = RunningLoop::start(|stop| async move {
-        consumer.batch_runner(&client, &stop).handle(batch, &Assignment::default()).await;
+        stepped.stop = stop;
+        stepped.batches().handle(batch, &Assignment::default()).await;
         Ok(())
     });
-    eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
+    eventually("it is paused", async || fixture.count(PAUSED).await == 1).await;
     handling.stop().await;
 }
 
@@ -188,11 +190,8 @@ async fn a_duplicate_does_not_end_a_series_of_bad_events() {
 async fn a_dead_letter_is_stored_though_its_id_was_used_before() {
     let fixture = Fixture::<231>::create_with_contracts().await;
     for letters in 1..=3 {
-        fixture
-            .execute_as_superuser(
-                "alter table chassis.dead_letters alter dead_letter_id restart with 1",
-            )
-            .await;
+        let statement = "alter table chassis.dead_letters alter dead_letter_id restart with 1";
+        fixture.execute_as_superuser(statement).await;
         fixture.handle(fixture.to_records(&[counted(&format!("till {letters}"), 0)]).await).await;
         assert_eq!(fixture.dead_letters().await.len(), letters);
     }
@@ -201,11 +200,9 @@ async fn a_dead_letter_is_stored_though_its_id_was_used_before() {
 #[tokio::test]
 async fn a_dead_letter_that_the_database_rejects_is_retried_with_backoff() {
     let fixture = Fixture::<232>::create_with_contracts().await;
-    fixture
-        .execute_as_superuser(
-            "alter table chassis.dead_letters add constraint spoilt check (key <> 'a'::bytea)",
-        )
-        .await;
+    let statement =
+        "alter table chassis.dead_letters add constraint spoilt check (key <> 'a'::bytea)";
+    fixture.execute_as_superuser(statement).await;
     let batch = fixture.to_records(&[counted("a", 0)]).await;
     // Each attempt draws an id.
     let tries = async || {
@@ -239,10 +236,8 @@ const REJECT_THIRTEEN: &str = "
 async fn an_event_rejected_by_a_database_rule_becomes_a_dead_letter_once_others_succeed() {
     let fixture = Fixture::<260>::create_with_contracts().await;
     fixture.execute_as_superuser(REJECT_THIRTEEN).await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let relaying = fixture.start_relay();
+    let consuming = fixture.start_consumer();
     let mut events: Vec<Counted<260>> = (0..12).map(|_| counted("a", 1)).collect();
     events.insert(4, counted("thirteen", 1));
     fixture.publish(&events).await;
@@ -283,37 +278,23 @@ async fn a_recent_record_waits_for_its_schema_and_later_records_do_not() {
     let fixture =
         fixture.with_config(|config| config.schema_registry.schema_registry_lag = TEST_TIMEOUT);
     let topic = names(262).counted;
-    let newer =
-        COUNTED_SCHEMA.replace("]}", r#", {"name": "by", "type": "string", "default": ""}]}"#);
-    let (good, events) =
-        (fixture.register_schema(topic, topic.schema).await, [counted("a", 1), counted("b", 1)]);
+    let good = fixture.register_schema(topic, topic.schema).await;
+    let events = [counted("a", 1), counted("b", 1)];
     let mut batch = fixture.to_records(&events).await;
     let body = [Outgoing::from_event(&events[0]).body, b"\0".to_vec()].concat();
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let stepped = fixture.stepped_consumer();
+    let mut batches = stepped.batches();
     // All tests share the registry, which assigns consecutive ids.
     let id = good + 100;
-    let payload = |message: &OwnedMessage, payload| {
-        OwnedMessage::new(
-            Some(payload),
-            message.key().map(<[u8]>::to_vec),
-            message.topic().to_string(),
-            Timestamp::now(),
-            message.partition(),
-            message.offset(),
-            message.headers().cloned(),
-        )
-    };
-    let unknown = batch.remove(0);
-    batch.insert(0, payload(&unknown, frame(id, &body)));
+    let recent = batch[0].clone().set_timestamp(Timestamp::now());
+    batch[0] = recent.clone().set_payload(Some(frame(id, &body)));
     batches.handle(batch, &Assignment::default()).await;
     assert_eq!(fixture.tallies().await.keys().collect::<Vec<_>>(), ["b"]);
     assert!(batches.next_due().is_some() && fixture.dead_letters().await.is_empty());
     drop(batches);
     // The record is read again, with its right id.
-    let id = fixture.register_schema(topic, &newer).await;
-    fixture.handle(vec![payload(&unknown, frame(id, &body))]).await;
+    let id = fixture.register_schema(topic, &newer_schema()).await;
+    fixture.handle(vec![recent.set_payload(Some(frame(id, &body)))]).await;
     assert_eq!(fixture.tallies().await.len(), 2);
 }
 
@@ -326,15 +307,9 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
         headers.insert(Header { key: &format!("h{nth}"), value: Some("x") })
     });
     for message in &mut batch[..20] {
-        *message = OwnedMessage::new(
-            Some(long.clone()),
-            Some(long.clone()),
-            message.topic().to_string(),
-            Timestamp::NotAvailable,
-            message.partition(),
-            message.offset(),
-            Some(headers.clone()),
-        );
+        let lengthened =
+            message.clone().set_payload(Some(long.clone())).set_key(Some(long.clone()));
+        *message = lengthened.replace_headers(Some(headers.clone()));
     }
     fixture.handle(batch).await;
     assert_eq!(fixture.tallies().await["a"], (1, 1));
@@ -356,7 +331,7 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     for (nth, (letters, bytes)) in (30..).zip([(20_000, 1), (256, 1 << 20)]) {
         let fill = format!(
             "delete from chassis.dead_letters where cluster = 'other';
-             update chassis.consumer set paused_at = null;
+             update chassis.consumer set paused_at = null, cause = null;
              insert into chassis.dead_letters
                  (cluster, topic, partition, \"offset\", hash, headers, record, kind, reason)
              select 'other', 'topic', 0, nth, '', '{{}}', convert_to(repeat('x', {bytes}), 'utf8'),
@@ -367,12 +342,6 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
         sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut superuser).await.unwrap();
         let one_more = fixture.to_records(&vec![counted("a", 1); nth]).await.split_off(nth - 1);
         let one_more = one_more.into_iter().map(|it| it.set_payload(Some(vec![7]))).collect();
-        let (consumer, client) = (fixture.consumer(), fixture.group_client());
-        let handling = RunningLoop::start(|stop| async move {
-            consumer.batch_runner(&client, &stop).handle(one_more, &Assignment::default()).await;
-            Ok(())
-        });
-        eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
-        handling.stop().await;
+        handle_until_paused(&fixture, one_more).await;
     }
 }

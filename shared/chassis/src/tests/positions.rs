@@ -10,11 +10,8 @@ use crate::consumer::rewind::{self, RewindRequest, RewindTo};
 
 /// Publishes one event into each of three tills, and puts them into the topic.
 async fn publish<const TEST: u32>(fixture: &Fixture<TEST>, amount: i64) {
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
     fixture.publish(&["a", "b", "c"].map(|till| counted(till, amount))).await;
-    fixture.wait_until_relayed(names(TEST).counted).await;
-    relaying.stop().await;
+    fixture.relay_all().await;
 }
 
 async fn total<const TEST: u32>(fixture: &Fixture<TEST>) -> i64 {
@@ -45,8 +42,7 @@ async fn commit_ends<const TEST: u32>(fixture: &Fixture<TEST>) {
 
 /// Runs a consumer until it has a position in each partition.
 async fn begin_reading<const TEST: u32>(fixture: &Fixture<TEST>) {
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = fixture.start_consumer();
     eventually("each partition has a position", async || {
         let positions = "select count(*) from chassis.consumer_positions";
         fixture.query_number(positions).await == i64::from(names(TEST).counted.partitions)
@@ -71,8 +67,7 @@ async fn errors_while_catching_up<const TEST: u32>(fixture: &Fixture<TEST>) -> V
     let _logging = set_default(log.json_subscriber());
     let ends = ends(fixture).await;
     let ends: i64 = ends.elements().iter().map(|place| place.offset().to_raw().unwrap()).sum();
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = fixture.start_consumer();
     eventually("it is at the ends", async || fixture.query_number(POSITIONS).await == ends).await;
     consuming.stop().await;
     let lines = log.json_lines();
@@ -207,8 +202,7 @@ async fn an_operator_moves_the_consumer_back_or_ahead_and_that_is_no_gap() {
         rewind::request(&fixture.db, asked).await.unwrap()
     };
     publish(&fixture, 1).await;
-    let consumer = fixture.consumer();
-    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    let consuming = fixture.start_consumer();
     eventually("it is handled", async || total(&fixture).await == 3).await;
     eventually("the positions are written", async || fixture.query_number(POSITIONS).await == 3)
         .await;
@@ -235,5 +229,5 @@ async fn an_operator_moves_the_consumer_back_or_ahead_and_that_is_no_gap() {
     assert_eq!(errors_while_catching_up(&fixture).await, [""; 0]);
     assert_eq!(total(&fixture).await, 306, "what was skipped is not handled");
     assert_eq!(lines("ERROR"), 0, "{}", log.text());
-    assert_eq!(fixture.query_number("select count(*) from chassis.rewinds").await, 4);
+    assert_eq!(fixture.count("chassis.rewinds").await, 4);
 }

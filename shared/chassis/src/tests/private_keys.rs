@@ -1,33 +1,20 @@
 //! A key that no client can use ends the process at its start, and OpenSSL asks no terminal about it.
 
 use super::certificate::Certificate;
-use crate::config::Config;
-use crate::config::env::read_from;
+use crate::config::tests::parse_config;
 use crate::kafka;
-
-fn config(changes: &[(&str, &str)]) -> Config {
-    let required = [
-        ("DATABASE_URL", "postgres://till@127.0.0.1/till"),
-        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
-        ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:8081"),
-    ];
-    let config = read_from(|name| {
-        let chosen = changes.iter().chain(&required).find(|(key, _)| *key == name)?;
-        Some(chosen.1.to_owned())
-    });
-    config.unwrap()
-}
 
 #[test]
 fn the_key_of_a_client_of_kafka_is_refused_with_its_reason_unless_it_can_be_used() {
     let (own, other) = (Certificate::new("client"), Certificate::new("stranger"));
     let [modern, older, plain] = own.in_other_forms();
     let validate = |key: &Certificate| {
-        let config = config(&[
+        let config = parse_config(&[
             ("KAFKA_SECURITY_PROTOCOL", "ssl"),
             ("KAFKA_SSL_CERTIFICATE_LOCATION", own.path()),
             ("KAFKA_SSL_KEY_LOCATION", key.path()),
         ]);
+        let config = config.unwrap();
         kafka::validate(&config.kafka).map_err(|error| error.to_string())
     };
     for usable in [&own, &plain] {
@@ -49,7 +36,8 @@ fn the_key_of_a_client_of_postgres_is_refused_with_its_reason_unless_it_can_be_u
         let url = "postgres://till:hunter2@127.0.0.1/till?sslmode=require";
         let mut url = url::Url::parse(url).unwrap();
         url.query_pairs_mut().append_pair("sslcert", certificate).append_pair("sslkey", key);
-        let checked = config(&[(variable, url.as_str())]).check_database_keys();
+        let config = parse_config(&[(variable, url.as_str())]).unwrap();
+        let checked = config.check_database_keys();
         checked.map_err(|error| error.to_string())
     };
     check("DATABASE_URL", own.path(), own.path()).unwrap();

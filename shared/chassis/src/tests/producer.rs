@@ -10,19 +10,15 @@ use crate::outbox::producer::Producer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_with_a_fatal_error_is_replaced_and_loses_nothing() {
-    let fixture = Fixture::<108>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let (fixture, mock) = Fixture::<108>::create_with_mock_kafka().await;
+    let relaying = fixture.start_relay();
     let events = |range: std::ops::RangeInclusive<i64>| -> Vec<Counted<108>> {
         range.flat_map(|nth| ["a", "b", "c"].map(|till| counted(till, nth))).collect()
     };
-    fixture.publish(&events(1..=5)).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&events(1..=5)).await;
     let beyond_repair = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     mock.request_errors(RDKafkaApiKey::Produce, &[beyond_repair]);
-    fixture.publish(&events(6..=20)).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&events(6..=20)).await;
     relaying.stop().await;
     let arrivals = first_arrivals(&fixture).await;
     assert_eq!(arrivals.values().map(Vec::len).sum::<usize>(), 60);
@@ -34,15 +30,12 @@ async fn a_producer_with_a_fatal_error_is_replaced_and_loses_nothing() {
 /// delivered too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_delivered() {
-    let fixture = Fixture::<116>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let (fixture, mock) = Fixture::<116>::create_with_mock_kafka().await;
+    let relaying = fixture.start_relay();
     let events = |way: &str| -> Vec<Counted<116>> {
         (0..20).map(|nth| counted(&format!("{way} {nth}"), 1)).collect()
     };
-    fixture.publish(&events("connected")).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&events("connected")).await;
     // The following records are sent before the refusal arrives, on a slow machine too.
     mock.broker_round_trip_time(1, Duration::from_secs(3)).unwrap();
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
@@ -50,8 +43,7 @@ async fn a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_
     mock.request_errors(RDKafkaApiKey::Produce, &of_each);
     fixture.publish(&events("refused")).await;
     sleep(Duration::from_millis(200)).await;
-    fixture.publish(&events("taken")).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&events("taken")).await;
     mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
     relaying.stop().await;
     let arrivals = first_arrivals(&fixture).await;
@@ -79,35 +71,25 @@ async fn send_to_a_recreated_cluster<const TEST: u32>(keys: &[&str]) {
     let addresses = format!("{},{}", old.bootstrap_servers(), new.bootstrap_servers());
     let fixture = fixture.with_config(|config| config.kafka.kafka_bootstrap_servers = addresses);
     new.broker_down(-1).unwrap();
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let mut sender = fixture.sender().await;
     let events = |nth| -> Vec<Counted<TEST>> { keys.iter().map(|key| counted(key, nth)).collect() };
     fixture.publish(&events(1)).await;
     eventually("the old cluster has them", async || {
-        sender.send_batch(&mut db, 1_000).await.unwrap();
-        fixture.query_number("select count(*) from chassis.outbox").await == 0
+        sender.send(1_000).await;
+        fixture.count("chassis.outbox").await == 0
     })
     .await;
 
     old.broker_down(-1).unwrap();
     fixture.publish(&events(2)).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), keys.len());
+    assert_eq!(sender.send(1_000).await, keys.len());
     new.broker_up(-1).unwrap();
-    eventually("the producer is replaced", async || {
-        sender.send_batch(&mut db, 1_000).await.is_err()
-    })
-    .await;
-    assert_eq!(
-        fixture.query_number("select count(*) from chassis.outbox").await,
-        keys.len() as i64,
-        "none is certain to be written"
-    );
+    eventually("the producer is replaced", async || sender.try_send(1_000).await.is_err()).await;
+    let left = fixture.count("chassis.outbox").await;
+    assert_eq!(left, keys.len() as i64, "none is certain to be written");
     drop(sender);
 
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    fixture.wait_for_empty_outbox().await;
-    relaying.stop().await;
+    fixture.relay_all().await;
     let there = fixture
         .with_config(|config| config.kafka.kafka_bootstrap_servers = new.bootstrap_servers());
     let arrivals = first_arrivals(&there).await;
@@ -130,8 +112,7 @@ async fn a_record_that_the_broker_rejects_delays_only_its_own_key() {
     let topic = names(109).counted;
     fixture.create_topic(topic, &[("max.message.bytes", "1000")]).await;
     fixture.register_schema(topic, topic.schema).await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     // Noise, so that compression does not make the record small enough.
     let noise: String = (0..3_000).map(|_| rand::random_range('!'..='~')).collect();
     // Keys of different partitions, because a refusal concerns a whole request.
@@ -139,12 +120,10 @@ async fn a_record_that_the_broker_rejects_delays_only_its_own_key() {
     fixture.publish(&[Counted { note: Some(noise), ..counted::<109>(held, 1) }]).await;
     for nth in 1..=5 {
         fixture.publish(&[counted(held, nth + 1), counted(free, nth)]).await;
-        eventually("the other key goes on", async || {
-            fixture.query_number("select count(*) from chassis.outbox where key = 'b'").await == 0
-        })
-        .await;
+        let left = async || fixture.count("chassis.outbox where key = 'b'").await;
+        eventually("the other key goes on", async || left().await == 0).await;
     }
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 6);
+    assert_eq!(fixture.count("chassis.outbox").await, 6);
     raise_max_message_bytes(&fixture, topic).await;
     fixture.wait_for_empty_outbox().await;
     relaying.stop().await;
@@ -179,20 +158,18 @@ async fn no_batch_of_a_backlog_is_larger_than_its_topic_accepts() {
 async fn a_record_that_comes_alone_does_not_wait_for_others() {
     const WAIT: Duration = Duration::from_secs(4);
     let fixture = Fixture::<708>::create_with_contracts().await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut settings = kafka::producer_config(fixture.service, &fixture.config.kafka);
     settings.set("linger.ms", WAIT.as_millis().to_string());
-    let mut sender = fixture.sender(&registry);
+    let mut sender = fixture.sender().await;
     sender.producer = Producer::with_settings(&settings).unwrap();
     for number in [1, 2, 1] {
         let till = |nth| format!("{number} of {nth}");
         let events: Vec<Counted<708>> = (0..number).map(|nth| counted(&till(nth), 1)).collect();
         fixture.publish(&events).await;
         let handed_over_at = Instant::now();
-        assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), number);
+        assert_eq!(sender.send(1_000).await, number);
         for _ in 0..number {
-            let report = sender.producer.next_report().await.unwrap();
-            sender.on_delivery(report).unwrap();
+            sender.next_delivery().await;
         }
         assert_eq!(handed_over_at.elapsed() >= WAIT, number == 2, "{number}");
     }
@@ -204,19 +181,18 @@ async fn if_the_broker_rejects_every_record_their_topic_backs_off_and_not_each_k
     let topic = names(117).counted;
     fixture.create_topic(topic, &[("max.message.bytes", "100")]).await;
     fixture.register_schema(topic, topic.schema).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let mut sender = fixture.sender().await;
     let events: Vec<Counted<117>> = (0..1_500).map(|nth| counted(&nth.to_string(), 1)).collect();
     fixture.publish(&events).await;
     eventually("the topic backs off", async || {
-        sender.send_batch(&mut db, 1_000).await.unwrap();
+        sender.send(1_000).await;
         sender.has_backoff()
     })
     .await;
     raise_max_message_bytes(&fixture, topic).await;
     eventually("all are published", async || {
-        sender.send_batch(&mut db, 1_000).await.unwrap();
-        fixture.query_number("select count(*) from chassis.outbox").await == 0
+        sender.send(1_000).await;
+        fixture.count("chassis.outbox").await == 0
     })
     .await;
     assert_eq!(first_arrivals(&fixture).await.len(), 1_500);
@@ -225,8 +201,7 @@ async fn if_the_broker_rejects_every_record_their_topic_backs_off_and_not_each_k
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_goes_to_the_partition_where_a_java_client_would_put_it() {
     let fixture = Fixture::<110>::create_with_contracts().await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     // Keys and hashes from Kafka's own tests of murmur2.
     let vectors = [
         ("21", -973932308_i32),
@@ -236,8 +211,7 @@ async fn a_key_goes_to_the_partition_where_a_java_client_would_put_it() {
         ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
         ("abc", 479470107),
     ];
-    fixture.publish(&vectors.map(|(key, _)| counted(key, 1))).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&vectors.map(|(key, _)| counted(key, 1))).await;
     relaying.stop().await;
     for record in fixture.records(names(110).counted).await {
         let key = std::str::from_utf8(record.key().unwrap()).unwrap();

@@ -12,10 +12,7 @@ use crate::consumer::prefetch;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_stopped_during_a_rebalance_or_while_idle_leaves_its_group_at_once() {
     let fixture = Fixture::<21>::create_with_contracts().await;
-    let start = || {
-        let consumer = fixture.consumer();
-        RunningLoop::start(|stop| consumer.run(stop))
-    };
+    let start = || fixture.start_consumer();
     let members = async || {
         let config = kafka::client_config(fixture.service, &fixture.config.kafka);
         let asked = move || {
@@ -66,8 +63,7 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     let (ahead, mut records) = mpsc::channel(1);
     let reading = tokio::spawn(prefetch::prefetch(client.clone(), fixture.db.clone(), ahead));
     let pause = || client.pause(&client.assignment().unwrap()).unwrap();
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     let events: Vec<_> = (0..5).map(|nth| counted("a", nth)).collect();
 
     let is_given = async || client.assignment().is_ok_and(|given| given.count() > 0);
@@ -79,7 +75,7 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     let first = tokio::time::timeout(TEST_TIMEOUT, records.recv()).await;
     first.expect("it was resumed").unwrap();
 
-    fixture.wait_until_relayed(names(22).counted).await;
+    fixture.wait_for_empty_outbox().await;
     let ends = || client.context().end_offsets.lock().values().sum::<i64>();
     let of_all = events.len() as i64;
     eventually("what it does not fetch counts as behind too", async || ends() == of_all).await;

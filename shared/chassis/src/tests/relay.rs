@@ -26,8 +26,7 @@ async fn publish_next<const TEST: u32>(fixture: &Fixture<TEST>, name: &str, tail
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_of_16_writers_reaches_its_topic_and_each_key_in_order() {
     let fixture = Fixture::<101>::create_with_contracts().await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = fixture.start_relay();
     let writers = (0..16).map(|writer| {
         let fixture = fixture.clone();
         tokio::spawn(async move {
@@ -125,34 +124,28 @@ async fn a_frozen_leader_loses_the_lock_and_another_relay_continues_where_it_was
 
     let arrivals = first_arrivals(&fixture).await;
     assert!(in_order(&arrivals), "{arrivals:?}");
-    let published: i64 = fixture.tallies().await.values().map(|(counted, _)| counted).sum();
+    let published = fixture.counted().await;
     assert_eq!(arrivals.values().map(Vec::len).sum::<usize>() as i64, published);
 }
 
 /// Records of the other partitions are acknowledged all the time, and must not hide those that are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_a_leader_delays_only_its_own_topic() {
-    let fixture = Fixture::<115>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
+    let (fixture, mock) = Fixture::<115>::create_with_mock_kafka().await;
     let (counted_into, tallied) = (names(115).counted, names(115).tallied);
     fixture.register_schema(tallied, tallied.schema).await;
     mock.create_topic(tallied.name, tallied.partitions, 1).unwrap();
     mock.partition_leader(counted_into.name, 0, None).unwrap();
     fixture.publish(&[counted("a", 1)]).await;
     // A third of these belong to that partition: more than may be in flight in total.
-    fixture
-        .execute_as_superuser(
-            "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let statement =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), topic, 'key ' || nth, schema_fingerprint, body, occurred_at
-         from chassis.outbox, generate_series(1, 27000) as nth",
-        )
-        .await;
-    let mut tx = fixture.db.begin().await.unwrap();
-    let event = Outgoing::from_event(&Tallied::<115> { till: "a key of its own".into(), total: 1 });
-    publish_in(&mut tx, &[Envelope { event, ..envelope(&counted::<115>("", 0)) }]).await;
-    tx.commit().await.unwrap();
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+         from chassis.outbox, generate_series(1, 27000) as nth";
+    fixture.execute_as_superuser(statement).await;
+    let other = Tallied::<115> { till: "a key of its own".into(), total: 1 };
+    fixture.publish_together(&[envelope(&other)]).await;
+    let relaying = fixture.start_relay();
     fixture.wait_until_relayed(tallied).await;
     mock.partition_leader(counted_into.name, 0, Some(1)).unwrap();
     fixture.wait_for_empty_outbox().await;
@@ -161,22 +154,16 @@ async fn a_partition_without_a_leader_delays_only_its_own_topic() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_in_flight_of_a_killed_connection_are_purged() {
-    let fixture = Fixture::<103>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    fixture.publish(&[counted("a", 1)]).await;
-    fixture.wait_for_empty_outbox().await;
+    let (fixture, mock) = Fixture::<103>::create_with_mock_kafka().await;
+    let relaying = fixture.start_relay();
+    fixture.deliver(&[counted("a", 1)]).await;
     mock.broker_down(-1).unwrap();
     fixture.publish(&[counted("a", 2), counted("b", 1)]).await;
     sleep(QUIET_PERIOD).await;
-    fixture
-        .execute_as_superuser(
-            "select pg_terminate_backend(pid) from pg_locks
+    let statement = "select pg_terminate_backend(pid) from pg_locks
          where locktype = 'advisory' and granted
-           and database = (select oid from pg_database where datname = current_database())",
-        )
-        .await;
+           and database = (select oid from pg_database where datname = current_database())";
+    fixture.execute_as_superuser(statement).await;
     sleep(QUIET_PERIOD).await;
     mock.broker_up(-1).unwrap();
     fixture.wait_for_empty_outbox().await;
@@ -193,8 +180,7 @@ async fn a_standby_relay_whose_connection_stopped_responding_still_takes_over() 
     let (proxied, proxy) = fixture.with_database_proxy().await;
     let (first, second) = (fixture.relay(), proxied.relay());
     let first = RunningLoop::start(|stop| first.run(stop));
-    fixture.publish(&[counted("a", 1)]).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&[counted("a", 1)]).await;
     let second = RunningLoop::start(|stop| second.run(stop));
     eventually("it stands by", async || {
         let asked = "select count(*) from pg_stat_activity where datname = current_database()
@@ -206,8 +192,7 @@ async fn a_standby_relay_whose_connection_stopped_responding_still_takes_over() 
     sleep(2 * QUIET_PERIOD).await;
     proxy.set_mode(ProxyMode::PassThrough);
     first.stop().await;
-    fixture.publish(&[counted("a", 2)]).await;
-    fixture.wait_for_empty_outbox().await;
+    fixture.deliver(&[counted("a", 2)]).await;
     second.stop().await;
 }
 
@@ -219,27 +204,18 @@ async fn a_missing_topic_delays_only_its_rows_and_later_ones_of_their_keys() {
     for topic in [counted_topic, tallied_topic] {
         fixture.register_schema(topic, topic.schema).await;
     }
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    let mut tx = fixture.db.begin().await.unwrap();
-    let tallied = Envelope {
-        event: Outgoing::from_event(&Tallied::<105> { till: "held".into(), total: 1 }),
-        ..envelope(&counted::<105>("held", 1))
-    };
-    let mut events = vec![envelope(&counted::<105>("held", 1)), tallied];
+    let relaying = fixture.start_relay();
+    let tallied = Tallied::<105> { till: "held".into(), total: 1 };
+    let mut events = vec![envelope(&counted::<105>("held", 1)), envelope(&tallied)];
     events.extend((2..=5).map(|nth| envelope(&counted::<105>("held", nth))));
     events.extend((1..=5).map(|nth| envelope(&counted::<105>("free", nth))));
-    publish_in(&mut tx, &events).await;
-    tx.commit().await.unwrap();
+    fixture.publish_together(&events).await;
     // Until the topic has been refused and retried.
     let (begun, mut free) = (Instant::now(), 5);
     while begun.elapsed() < Duration::from_secs(9) {
         free += 1;
         fixture.publish(&[counted("free", free)]).await;
-        eventually("the others go on", async || {
-            fixture.query_number("select count(*) from chassis.outbox").await == 5
-        })
-        .await;
+        fixture.wait_for_outbox(5).await;
     }
     // If the events waited for each backoff of the topic, there would be five at most.
     assert!(free > 15, "the others are held up: {free}");
@@ -262,19 +238,11 @@ async fn an_unregistered_schema_delays_only_its_own_topic() {
     fixture.create_topic(counted_topic, &[]).await;
     fixture.create_topic(tallied_topic, &[]).await;
     fixture.register_schema(tallied_topic, tallied_topic.schema).await;
-    let mut tx = fixture.db.begin().await.unwrap();
-    let tallied = Envelope {
-        event: Outgoing::from_event(&Tallied::<114> { till: "b".into(), total: 1 }),
-        ..envelope(&counted::<114>("b", 1))
-    };
-    publish_in(&mut tx, &[envelope(&counted::<114>("a", 1)), tallied]).await;
-    tx.commit().await.unwrap();
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    eventually("the registered one is published", async || {
-        fixture.query_number("select count(*) from chassis.outbox").await == 1
-    })
-    .await;
+    let tallied = Tallied::<114> { till: "b".into(), total: 1 };
+    let events = [envelope(&counted::<114>("a", 1)), envelope(&tallied)];
+    fixture.publish_together(&events).await;
+    let relaying = fixture.start_relay();
+    fixture.wait_for_outbox(1).await;
     fixture.register_schema(counted_topic, counted_topic.schema).await;
     fixture.wait_for_empty_outbox().await;
     relaying.stop().await;
@@ -286,15 +254,13 @@ async fn without_the_registry_events_are_stored_and_later_published_in_their_own
     let topic = names(106).counted;
     let (away, proxy) = fixture.with_registry_proxy().await;
     proxy.set_mode(ProxyMode::Refuse);
-    let relay = away.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    let relaying = away.start_relay();
     let (commands, writing) = away.commands();
     let answer = commands.execute(counted::<106>("a", 1), None, count).await;
     assert_eq!(status(&answer), StatusCode::CREATED);
 
     // A newer replica writes with a schema that this relay was not built with.
-    let newer =
-        COUNTED_SCHEMA.replace("]}", r#", {"name": "by", "type": "string", "default": ""}]}"#);
+    let newer = newer_schema();
     let newer_id = fixture.register_schema(topic, &newer).await;
     let id = fixture.register_schema(topic, topic.schema).await;
     assert_ne!(newer_id, id);
@@ -314,7 +280,7 @@ async fn without_the_registry_events_are_stored_and_later_published_in_their_own
     .await
     .unwrap();
     sleep(QUIET_PERIOD).await;
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 2);
+    assert_eq!(fixture.count("chassis.outbox").await, 2);
     assert_eq!(fixture.records(topic).await.len(), 0);
 
     proxy.set_mode(ProxyMode::PassThrough);

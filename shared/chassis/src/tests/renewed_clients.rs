@@ -6,7 +6,6 @@ use tokio::sync::watch;
 
 use super::empty_metadata::with_broker_proxy;
 use super::*;
-use crate::config::reload::Live;
 
 /// The old settings lead through a proxy, so its connections are those of clients with the old settings.
 #[tokio::test(flavor = "multi_thread")]
@@ -15,9 +14,9 @@ async fn clients_with_changed_settings_are_replaced_and_each_event_is_sent_once_
     let fixture = Fixture::<280>::create_with_contracts().await;
     let (proxy, there) = with_broker_proxy(&fixture).await;
     let kafka = watch::Sender::new(there.config.kafka.clone());
-    let relay = there.relay_with(Live::new(&kafka));
+    let relay = there.relay_with(kafka.subscribe());
     let relaying = RunningLoop::start(|stop| relay.run(stop));
-    let consumer = there.consumer_with(Live::new(&kafka)).on(tally::<280>);
+    let consumer = there.consumer_with(kafka.subscribe()).on(tally::<280>);
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
     let done = Arc::new(AtomicBool::new(false));
     let (publisher, is_done) = (there.clone(), done.clone());
@@ -30,21 +29,20 @@ async fn clients_with_changed_settings_are_replaced_and_each_event_is_sent_once_
         }
         published
     });
-    let handled =
-        async || fixture.tallies().await.values().map(|(counted, _)| counted).sum::<i64>();
-    eventually("events are handled", async || handled().await > 20).await;
+    eventually("events are handled", async || fixture.counted().await > 20).await;
     assert!(proxy.connections() > 0);
     kafka.send_replace(fixture.config.kafka.clone());
     eventually("no client has the old settings", async || proxy.connections() == 0).await;
-    let before = handled().await;
-    eventually("events are handled", async || handled().await > before + 20).await;
+    let before = fixture.counted().await;
+    eventually("events are handled", async || fixture.counted().await > before + 20).await;
     done.store(true, Ordering::Relaxed);
     let published = publishing.await.unwrap();
+    let events = published.len() as i64;
     fixture.wait_for_empty_outbox().await;
-    eventually("all are handled", async || handled().await >= published.len() as i64).await;
+    eventually("all are handled", async || fixture.counted().await >= events).await;
     relaying.stop().await;
     consuming.stop().await;
-    assert_eq!(handled().await, published.len() as i64);
+    assert_eq!(fixture.counted().await, events);
     let mut arrived: Vec<Uuid> =
         fixture.published().await.into_iter().map(|(event_id, ..)| event_id).collect();
     arrived.sort_unstable();

@@ -83,10 +83,6 @@ impl<const TEST: u32> Fixture<TEST> {
             Some(headers),
         )
     }
-
-    async fn counted(&self) -> i64 {
-        self.tallies().await.get("a").map_or(0, |(counted, _)| *counted)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,9 +98,8 @@ async fn a_record_waits_while_its_id_means_another_schema_than_before_unless_it_
 
     registry.replace(&[(ID, OTHER_SCHEMA), (8, COUNTED_SCHEMA)]);
     // A service that starts now has only what its database keeps.
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let stepped = fixture.stepped_consumer();
+    let mut batches = stepped.batches();
     let batch = vec![fixture.record(2, None), fixture.record(3, Some(&own))];
     batches.handle(batch, &Assignment::default()).await;
     assert_eq!(fixture.counted().await, 3, "the one that names its schema");
@@ -130,9 +125,8 @@ async fn an_operator_decides_that_an_id_means_another_schema_from_now_on() {
     let insert = "insert into chassis.schema_ids (registry_id, dataschema, schema, referenced)
                   values (7, 'urn:avro:sha-256:00', '\"null\"', '{}')";
     sqlx::query(insert).execute(&fixture.db).await.unwrap();
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let stepped = fixture.stepped_consumer();
+    let mut batches = stepped.batches();
     batches.handle(vec![fixture.record(0, None)], &Assignment::default()).await;
     assert!(batches.next_due().is_some());
     registry.replace(&[(ID, COUNTED_SCHEMA)]);
@@ -151,15 +145,12 @@ async fn a_record_whose_schema_is_nowhere_waits_and_its_id_is_not_kept() {
     let registry = Registry::default();
     registry.replace(&[(ID, OTHER_SCHEMA)]);
     let fixture = Fixture::<642>::with_registry(&registry).await;
-    let newer =
-        COUNTED_SCHEMA.replace("]}", r#", {"name": "by", "type": "string", "default": ""}]}"#);
-    let named = dataschema(&newer).unwrap();
-    let (consumer, client, stop) =
-        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let named = dataschema(&newer_schema()).unwrap();
+    let stepped = fixture.stepped_consumer();
+    let mut batches = stepped.batches();
     batches.handle(vec![fixture.record(0, Some(&named))], &Assignment::default()).await;
     assert!(batches.next_due().is_some() && fixture.dead_letters().await.is_empty());
-    assert_eq!(fixture.query_number("select count(*) from chassis.schema_ids").await, 0);
+    assert_eq!(fixture.count("chassis.schema_ids").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,10 +170,8 @@ async fn a_running_relay_takes_the_new_ids_and_each_record_names_its_schema() {
     registry.replace(&[(ID, COUNTED_SCHEMA)]);
     let fixture = Fixture::<644>::with_registry(&registry).await;
     let (topic, own) = (names(644).counted, dataschema(COUNTED_SCHEMA).unwrap());
-    let relay = fixture.relay();
-    let relaying = RunningLoop::start(|stop| relay.run(stop));
-    fixture.publish(&[counted("a", 1)]).await;
-    fixture.wait_for_empty_outbox().await;
+    let relaying = fixture.start_relay();
+    fixture.deliver(&[counted("a", 1)]).await;
     registry.replace(&[(ID, OTHER_SCHEMA), (9, COUNTED_SCHEMA)]);
     let ids = async || {
         let records = fixture.records(topic).await;
@@ -194,8 +183,7 @@ async fn a_running_relay_takes_the_new_ids_and_each_record_names_its_schema() {
     };
     assert_eq!(ids().await, [ID]);
     eventually("the new id", async || {
-        fixture.publish(&[counted("a", 1)]).await;
-        fixture.wait_for_empty_outbox().await;
+        fixture.deliver(&[counted("a", 1)]).await;
         ids().await.last() == Some(&9)
     })
     .await;
@@ -204,7 +192,7 @@ async fn a_running_relay_takes_the_new_ids_and_each_record_names_its_schema() {
     eventually("the registry to be found empty", async || {
         fixture.publish(&[counted("a", 1)]).await;
         sleep(Duration::from_millis(300)).await;
-        fixture.query_number("select count(*) from chassis.outbox").await > 0
+        fixture.count("chassis.outbox").await > 0
     })
     .await;
     registry.replace(&[(11, COUNTED_SCHEMA)]);

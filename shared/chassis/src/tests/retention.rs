@@ -12,8 +12,7 @@ use crate::inbox;
 #[tokio::test(flavor = "multi_thread")]
 async fn only_expired_rows_are_pruned_and_a_bounded_number_at_a_time() {
     let fixture = Fixture::<207>::create().await;
-    fixture.execute_as_superuser(
-        "insert into chassis.clock_ticks (tick, elapsed_ms)
+    let statement = "insert into chassis.clock_ticks (tick, elapsed_ms)
          select days, days * 86400000::bigint from generate_series(1, 40) as days;
          insert into chassis.inbox (event_id, topic, tick)
          select gen_random_uuid(), 't', 9 from generate_series(1, 1001);
@@ -26,9 +25,8 @@ async fn only_expired_rows_are_pruned_and_a_bounded_number_at_a_time() {
          values ('c', 't', 0, 0, '', '019aa000-0000-7000-8000-000000000001', '{}', 'handler_failed', 'r',
                  'discarded', now() - interval '31 days');
          insert into chassis.idempotency_keys (path, key, request_hash, status, body, tick)
-         values ('/old', 'k', '', 200, '', 38), ('/new', 'k', '', 200, '', 39)",
-    )
-    .await;
+         values ('/old', 'k', '', 200, '', 38), ('/new', 'k', '', 200, '', 39)";
+    fixture.execute_as_superuser(statement).await;
     for gone in [1_000, 1, 0] {
         let pruned =
             db::retention::prune_batch(&fixture.db, inbox::PRUNE_STATEMENT, inbox::RETENTION).await;
@@ -42,21 +40,14 @@ async fn only_expired_rows_are_pruned_and_a_bounded_number_at_a_time() {
     .await;
     assert_eq!(pruned.unwrap(), 1);
     // The entry of an old event that was received lately and the entry of the discarded event are left.
-    assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, 2);
-    assert_eq!(
-        fixture
-            .query_number("select count(*) from chassis.idempotency_keys where path = '/new'")
-            .await,
-        1
-    );
+    assert_eq!(fixture.count("chassis.inbox").await, 2);
+    assert_eq!(fixture.count("chassis.idempotency_keys where path = '/new'").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_loses_its_bytes_and_headers_a_month_after_it_was_settled() {
     let fixture = Fixture::<215>::create().await;
-    fixture
-        .execute_as_superuser(
-            "update chassis.clock_ticks set recorded_at = now() - interval '41 days';
+    let statement = "update chassis.clock_ticks set recorded_at = now() - interval '41 days';
              insert into chassis.clock_ticks (tick, elapsed_ms, recorded_at)
              select days, days * 86400000::bigint, now() - (40 - days) * interval '1 day'
              from generate_series(1, 40) as days;
@@ -67,9 +58,8 @@ async fn a_dead_letter_loses_its_bytes_and_headers_a_month_after_it_was_settled(
              from generate_series(29, 1040) as days;
              insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, headers, record,
                                        kind, reason)
-             values ('c', 't', 0, 0, sha256('bytes'), '{\"ce_type\": \"t\"}', 'bytes', 'handler_failed', 'why')",
-        )
-        .await;
+             values ('c', 't', 0, 0, sha256('bytes'), '{\"ce_type\": \"t\"}', 'bytes', 'handler_failed', 'why')";
+    fixture.execute_as_superuser(statement).await;
     let prune = async || {
         let pruned = db::retention::prune_batch(
             &fixture.db,

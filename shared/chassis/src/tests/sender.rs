@@ -9,31 +9,21 @@ use crate::outbox::in_flight::{DELETE_BATCH_MIN, DELETE_DELAY_MAX};
 use crate::outbox::low_watermark::{LowWatermark, OPEN_WRITERS_QUERY};
 use crate::outbox::producer::Client;
 use crate::outbox::query::{BATCH_BYTES_MAX, select_statement};
-use crate::outbox::sender::{DELIVERY_SILENCE_MAX, OutboxSender};
+use crate::outbox::sender::DELIVERY_SILENCE_MAX;
 use crate::outbox::session;
-
-/// Waits for the next delivery report and handles it; returns the position of its row.
-async fn await_delivery(sender: &mut OutboxSender<'_>) -> i64 {
-    let (flight, fate) = sender.producer.next_report().await.unwrap();
-    let position = flight.position;
-    sender.on_delivery((flight, fate)).unwrap();
-    position
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_key_has_at_most_one_record_in_flight() {
-    let fixture = Fixture::<104>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
+    let (fixture, mock) = Fixture::<104>::create_with_mock_kafka().await;
     mock.broker_down(-1).unwrap();
     fixture.publish(&[counted("a", 1), counted("a", 2), counted("b", 1), counted("a", 3)]).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 2, "the first of each key");
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 0);
+    let mut sender = fixture.sender().await;
+    assert_eq!(sender.send(1_000).await, 2, "the first of each key");
+    assert_eq!(sender.send(1_000).await, 0);
     mock.broker_up(-1).unwrap();
     let mut sent = 0;
     eventually("all were sent", async || {
-        sent += sender.send_batch(&mut db, 1_000).await.unwrap();
+        sent += sender.send(1_000).await;
         sent == 2
     })
     .await;
@@ -42,88 +32,80 @@ async fn each_key_has_at_most_one_record_in_flight() {
 /// A recreated cluster could take a record of one client for a duplicate of the other's.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_records_of_a_topic_in_flight_are_of_one_client() {
-    let fixture = Fixture::<129>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, mock) = Fixture::<129>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     mock.broker_down(-1).unwrap();
     fixture.publish(&[counted("a", 1)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1, "it comes alone");
+    assert_eq!(sender.send(1_000).await, 1, "it comes alone");
     fixture.publish(&[counted("b", 1), counted("c", 1)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 0, "a batch waits for it");
+    assert_eq!(sender.send(1_000).await, 0, "a batch waits for it");
     mock.broker_up(-1).unwrap();
-    await_delivery(&mut sender).await;
+    sender.next_delivery().await;
     assert!(sender.should_poll(), "the batch has waited for this report");
     mock.broker_down(-1).unwrap();
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 2);
+    assert_eq!(sender.send(1_000).await, 2);
     fixture.publish(&[counted("d", 1)]).await;
     let client = sender.in_flight.client_for(names(129).counted.name, true);
     assert!(client == Some(Client::Batching), "it joins the batch");
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
+    assert_eq!(sender.send(1_000).await, 1);
     mock.broker_up(-1).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_triggers_a_poll_only_if_a_row_may_have_waited_for_it() {
-    let fixture = Fixture::<120>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, mock) = Fixture::<120>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
 
     fixture.publish(&[counted("a", 1)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
-    await_delivery(&mut sender).await;
+    assert_eq!(sender.send(1_000).await, 1);
+    sender.next_delivery().await;
     assert!(!sender.should_poll(), "nothing else is there");
 
     fixture.publish(&[counted("b", 1), counted("b", 2)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1, "the first of the key");
-    await_delivery(&mut sender).await;
+    assert_eq!(sender.send(1_000).await, 1, "the first of the key");
+    sender.next_delivery().await;
     assert!(sender.should_poll(), "the second waited in the same poll");
     mock.broker_down(-1).unwrap();
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
+    assert_eq!(sender.send(1_000).await, 1);
     fixture.publish(&[counted("b", 3)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 0, "a later poll skips it");
+    assert_eq!(sender.send(1_000).await, 0, "a later poll skips it");
     mock.broker_up(-1).unwrap();
-    await_delivery(&mut sender).await;
+    sender.next_delivery().await;
     assert!(sender.should_poll(), "the third waited for the second");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_without_delivery_reports_is_replaced_and_an_idle_one_is_not() {
-    let fixture = Fixture::<228>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, mock) = Fixture::<228>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     let long_ago = std::time::Instant::now() - DELIVERY_SILENCE_MAX - Duration::from_secs(1);
     sender.in_flight.last_delivery_at = long_ago;
     sender.check_producer().unwrap();
     fixture.publish(&[counted("a", 1), counted("b", 1)]).await;
     mock.broker_down(-1).unwrap();
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 2);
+    assert_eq!(sender.send(1_000).await, 2);
     sender.check_producer().unwrap();
     sender.in_flight.last_delivery_at = long_ago;
     assert!(sender.check_producer().is_err());
     mock.broker_up(-1).unwrap();
-    await_delivery(&mut sender).await;
+    sender.next_delivery().await;
     sender.check_producer().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_rows_are_deleted_in_batches_or_after_a_delay_and_never_sent_again() {
-    let fixture = Fixture::<121>::create().await;
-    let (fixture, _mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
-    let left = async || fixture.query_number("select count(*) from chassis.outbox").await;
-    let mut relayed = async |count: usize, limit| {
+    let (fixture, _mock) = Fixture::<121>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
+    let left = async || fixture.count("chassis.outbox").await;
+    let mut relayed = async |count: usize, limit: usize| {
         let events: Vec<_> = (0..count).map(|nth| counted(&format!("till {nth}"), 1)).collect();
         fixture.publish(&events).await;
-        assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), count);
+        assert_eq!(sender.send(1_000).await, count);
         let sent_at = Instant::now();
         for _ in 0..count {
-            await_delivery(&mut sender).await;
+            sender.next_delivery().await;
         }
-        assert_eq!(sender.send_batch(&mut db, limit).await.unwrap(), 0, "each is sent once");
+        assert_eq!(sender.send(limit).await, 0, "each is sent once");
         sent_at.elapsed() > DELETE_DELAY_MAX
     };
     let slow = relayed(1, 1_000).await;
@@ -144,25 +126,22 @@ async fn outbox_queries_stay_fast_while_a_snapshot_is_open() {
     let hold = "begin isolation level repeatable read; select count(*) from chassis.outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
     // As if 200,000 events had been sent. The open snapshot keeps these dead rows.
-    fixture
-        .execute_as_superuser(
-            "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let statement =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), 't', 'k', '', '', now() from generate_series(1, 200000);
-         delete from chassis.outbox",
-        )
-        .await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+         delete from chassis.outbox";
+    fixture.execute_as_superuser(statement).await;
+    let mut sender = fixture.sender().await;
     // The first poll also requests the schema id.
     fixture.publish(&[counted("a", 1)]).await;
-    sender.send_batch(&mut db, 1_000).await.unwrap();
+    sender.send(1_000).await;
     let mut polls = async || {
         let mut polls = Vec::new();
         for _ in 0..9 {
             fixture.publish(&[counted("a", 1)]).await;
-            sender.lag.measure(&mut db).await.unwrap();
+            sender.measure_lag().await;
             let began = Instant::now();
-            sender.send_batch(&mut db, 1_000).await.unwrap();
+            sender.send(1_000).await;
             polls.push(began.elapsed());
             sleep(Duration::from_millis(30)).await;
         }
@@ -177,11 +156,9 @@ async fn outbox_queries_stay_fast_while_a_snapshot_is_open() {
 #[tokio::test]
 async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
     let fixture = Fixture::<123>::create().await;
-    let [mut old, mut forgotten, mut writer] = [
-        fixture.superuser_connection().await,
-        fixture.superuser_connection().await,
-        fixture.superuser_connection().await,
-    ];
+    let mut old = fixture.superuser_connection().await;
+    let mut forgotten = fixture.superuser_connection().await;
+    let mut writer = fixture.superuser_connection().await;
     let hold = "begin isolation level repeatable read; select count(*) from chassis.outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
     let write = "begin; insert into chassis.inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 0)";
@@ -216,54 +193,48 @@ async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
 /// No service inserts such a row. A manual insert can, or a sequence that was set back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_its_key() {
-    let fixture = Fixture::<124>::create().await;
-    let (fixture, _mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, _mock) = Fixture::<124>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     fixture.publish(&[counted("a", 1)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
-    await_delivery(&mut sender).await;
-    sender.send_batch(&mut db, 0).await.unwrap();
+    assert_eq!(sender.send(1_000).await, 1);
+    sender.next_delivery().await;
+    sender.send(0).await;
     eventually("the low watermark is above it", async || {
-        sender.lag.measure(&mut db).await.unwrap();
+        sender.measure_lag().await;
         sender.lag.low_watermark.get() == 1
     })
     .await;
     fixture.publish(&[counted("a", 2)]).await;
-    fixture.execute_as_superuser(
-        "insert into chassis.outbox
+    let statement = "insert into chassis.outbox
              (position, event_id, topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at)
          overriding system value
          select 1, gen_random_uuid(), topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at
-         from chassis.outbox",
-    )
-    .await;
+         from chassis.outbox";
+    fixture.execute_as_superuser(statement).await;
     sender.lag.low_watermark.force_full_scan();
     for position in [1, 2] {
-        assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
+        assert_eq!(sender.send(1_000).await, 1);
         assert_eq!(sender.lag.low_watermark.get(), 0, "it was lowered below the row");
-        assert_eq!(await_delivery(&mut sender).await, position);
+        assert_eq!(sender.next_delivery().await, position);
     }
-    sender.send_batch(&mut db, 0).await.unwrap();
-    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 0);
+    sender.send(0).await;
+    assert_eq!(fixture.count("chassis.outbox").await, 0);
 }
 
 /// An operator may do this, or a failover to a replica that did not receive the sequence. New rows then have the
 /// positions of rows that were sent long ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_sent_at_once() {
-    let fixture = Fixture::<264>::create().await;
-    let (fixture, _mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, _mock) = Fixture::<264>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     fixture.publish(&[counted("a", 1), counted("b", 1)]).await;
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 2);
+    assert_eq!(sender.send(1_000).await, 2);
     for _ in 0..2 {
-        await_delivery(&mut sender).await;
+        sender.next_delivery().await;
     }
-    sender.send_batch(&mut db, 0).await.unwrap();
+    sender.send(0).await;
     eventually("the low watermark is above them", async || {
-        sender.lag.measure(&mut db).await.unwrap();
+        sender.measure_lag().await;
         sender.lag.low_watermark.get() == 2
     })
     .await;
@@ -271,14 +242,10 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
         .execute_as_superuser("alter table chassis.outbox alter column position restart with 1")
         .await;
     fixture.publish(&[counted("a", 2)]).await;
-    assert_eq!(
-        sender.send_batch(&mut db, 1_000).await.unwrap(),
-        0,
-        "it lies below the low watermark"
-    );
+    assert_eq!(sender.send(1_000).await, 0, "it lies below the low watermark");
     eventually("it is sent", async || {
-        sender.lag.measure(&mut db).await.unwrap();
-        sender.send_batch(&mut db, 1_000).await.unwrap() == 1
+        sender.measure_lag().await;
+        sender.send(1_000).await == 1
     })
     .await;
     fixture.publish(&[counted("a", 3)]).await;
@@ -298,51 +265,46 @@ async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
         line.parse::<f64>().unwrap()
     };
     let fixture = Fixture::<265>::create().await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let mut sender = fixture.sender().await;
     fixture.publish(&[counted("a", 1)]).await;
     fixture
         .execute_as_superuser("update chassis.outbox set occurred_at = now() + interval '1 hour'")
         .await;
-    sender.lag.measure(&mut db).await.unwrap();
+    sender.measure_lag().await;
     assert!(oldest() < 1.0);
     // So that the next measurement is due in a second.
     sender.lag.low_watermark.record_deleted(&[1]);
     sleep(Duration::from_millis(1_100)).await;
-    sender.lag.measure(&mut db).await.unwrap();
+    sender.measure_lag().await;
     assert!(oldest() >= 1.1, "{}", oldest());
     // By the database's own clock it may be older still.
     fixture
         .execute_as_superuser("update chassis.outbox set occurred_at = now() - interval '1 hour'")
         .await;
     sleep(Duration::from_millis(1_100)).await;
-    sender.lag.measure(&mut db).await.unwrap();
+    sender.measure_lag().await;
     assert!(oldest() > 3_599.0, "{}", oldest());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_with_more_rows_than_a_batch_delays_no_other_key() {
-    let fixture = Fixture::<125>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, mock) = Fixture::<125>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     mock.broker_down(-1).unwrap();
     let many: Vec<_> = (0..15).map(|nth| counted("a", nth)).collect();
     fixture.publish(&many).await;
     fixture.publish(&[counted("b", 1)]).await;
-    assert_eq!(sender.send_batch(&mut db, 10).await.unwrap(), 1, "the first of ten of one key");
+    assert_eq!(sender.send(10).await, 1, "the first of ten of one key");
     assert!(sender.has_more());
-    assert_eq!(sender.send_batch(&mut db, 10).await.unwrap(), 1, "the other key");
+    assert_eq!(sender.send(10).await, 1, "the other key");
     assert!(!sender.has_more());
     mock.broker_up(-1).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_rows_are_fetched_a_few_at_a_time_and_none_is_left() {
-    let fixture = Fixture::<127>::create().await;
-    let (fixture, _mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, _mock) = Fixture::<127>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     let fit = BATCH_BYTES_MAX / BODY_BYTES_MAX;
     let many: Vec<_> = (0..4 * fit).map(|nth| counted(&format!("till {nth}"), 1)).collect();
     fixture.publish(&many).await;
@@ -353,13 +315,13 @@ async fn large_rows_are_fetched_a_few_at_a_time_and_none_is_left() {
         .await;
     let mut landed = Vec::new();
     for _ in 0..4 {
-        assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), fit);
+        assert_eq!(sender.send(1_000).await, fit);
         assert!(sender.has_more());
         for _ in 0..fit {
-            landed.push(await_delivery(&mut sender).await);
+            landed.push(sender.next_delivery().await);
         }
     }
-    assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 0);
+    assert_eq!(sender.send(1_000).await, 0);
     assert!(!sender.has_more());
     landed.sort();
     assert!(landed.into_iter().eq(1..=many.len() as i64));
@@ -367,25 +329,18 @@ async fn large_rows_are_fetched_a_few_at_a_time_and_none_is_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_other_topics_is_sent_without_a_pause_beside_a_topic_that_backs_off() {
-    let fixture = Fixture::<126>::create().await;
-    let (fixture, mock) = with_mock_kafka(&fixture).await;
-    let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
-    let mut sender = fixture.sender(&registry);
+    let (fixture, mock) = Fixture::<126>::create_with_mock_kafka().await;
+    let mut sender = fixture.sender().await;
     mock.broker_down(-1).unwrap();
-    let unregistered = Envelope {
-        event: Outgoing::from_event(&Tallied::<126> { till: "held".into(), total: 1 }),
-        ..envelope(&counted::<126>("held", 1))
-    };
-    let mut tx = fixture.db.begin().await.unwrap();
-    publish_in(&mut tx, &[unregistered]).await;
-    tx.commit().await.unwrap();
-    assert_eq!(sender.send_batch(&mut db, 10).await.unwrap(), 0);
+    let unregistered = Tallied::<126> { till: "held".into(), total: 1 };
+    fixture.publish_together(&[envelope(&unregistered)]).await;
+    assert_eq!(sender.send(10).await, 0);
     assert!(sender.has_backoff());
     let others: Vec<_> = (0..15).map(|nth| counted(&format!("till {nth}"), 1)).collect();
     fixture.publish(&others).await;
-    assert_eq!(sender.send_batch(&mut db, 10).await.unwrap(), 10);
+    assert_eq!(sender.send(10).await, 10);
     assert!(sender.has_backoff() && sender.has_more(), "all that was taken was sent");
-    assert_eq!(sender.send_batch(&mut db, 10).await.unwrap(), 5);
+    assert_eq!(sender.send(10).await, 5);
     assert!(!sender.has_more());
     mock.broker_up(-1).unwrap();
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 
 use super::*;
 
@@ -89,10 +90,12 @@ pub fn status(answer: &Result<Reply, Problem>) -> StatusCode {
     }
 }
 
+pub type MockKafka = MockCluster<'static, DefaultProducerContext>;
+
 /// The same service with a mock broker that can be made to fail in place of Kafka.
 pub async fn with_mock_kafka<const TEST: u32>(
     fixture: &Fixture<TEST>,
-) -> (Fixture<TEST>, MockCluster<'static, rdkafka::producer::DefaultProducerContext>) {
+) -> (Fixture<TEST>, MockKafka) {
     let topic = names(TEST).counted;
     fixture.register_schema(topic, topic.schema).await;
     let mock = MockCluster::new(1).unwrap();

@@ -36,8 +36,8 @@ pub fn limits() -> Limits {
     Limits { unread_timeout: SHORT_TIMEOUT, connections_max: 4, ..quick }
 }
 
-pub async fn start_server(limits: Limits, drain: Duration) -> TestServer {
-    start_server_with(None, limits, drain).await
+pub async fn start_server(limits: Limits) -> TestServer {
+    start_server_with(None, limits, LONG_TIMEOUT).await
 }
 
 pub async fn start_server_with(
@@ -82,6 +82,10 @@ impl TestServer {
     /// Everything until the server closes the connection.
     pub async fn send_and_read(&self, text: &str) -> String {
         read_to_end(self.send(text).await).await
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        self.send_and_read(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await
     }
 
     pub async fn shut_down(self) -> Duration {

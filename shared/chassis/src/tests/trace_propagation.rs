@@ -50,15 +50,8 @@ async fn the_trace_of_a_command_continues_through_kafka_into_the_published_answe
 /// A record with this trace context in its headers.
 fn with_traceparent(record: &OwnedMessage, traceparent: &str) -> OwnedMessage {
     let header = Header { key: "traceparent", value: Some(traceparent) };
-    OwnedMessage::new(
-        record.payload().map(<[u8]>::to_vec),
-        record.key().map(<[u8]>::to_vec),
-        record.topic().to_string(),
-        record.timestamp(),
-        record.partition(),
-        record.offset(),
-        record.headers().cloned().map(|headers| headers.insert(header)),
-    )
+    let headers = record.headers().cloned().map(|headers| headers.insert(header));
+    record.clone().replace_headers(headers)
 }
 
 /// On one thread, so that the whole service logs to the subscriber of the test.

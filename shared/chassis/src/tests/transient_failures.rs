@@ -13,11 +13,8 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
     // Its statements time out soon, so that a locked row splits its batches. A single event does not wait for the
     // lock.
     let impatient = Fixture { db: impatient_pool(&fixture).await, ..fixture.clone() };
-    fixture
-        .execute_as_superuser(
-            "insert into tallies select 'till ' || n, 0, 0 from generate_series(0, 7) n",
-        )
-        .await;
+    let statement = "insert into tallies select 'till ' || n, 0, 0 from generate_series(0, 7) n";
+    fixture.execute_as_superuser(statement).await;
     let producer: FutureProducer =
         kafka::producer_config(fixture.service, &fixture.config.kafka).create().unwrap();
     let events: Vec<Counted<6>> = (0..8).map(|nth| counted(&format!("till {nth}"), 1)).collect();
@@ -30,8 +27,8 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
     let mut other = fixture.superuser_connection().await;
     let locked = "begin; select counted from tallies where till = 'till 1' for update";
     sqlx::raw_sql(locked).execute(&mut other).await.unwrap();
-    let (consumer, client, stop) =
-        (impatient.consumer(), fixture.group_client(), CancellationToken::new());
+    let stepped = impatient.stepped_consumer();
+    let client = stepped.client.clone();
     let mut partition = TopicPartitionList::new();
     partition.add_partition_offset(names(6).counted.name, 0, Offset::Beginning).unwrap();
     client.assign(&partition).unwrap();
@@ -39,7 +36,7 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
     while batch.len() < events.len() {
         batch.push(client.recv().await.unwrap().detach());
     }
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let mut batches = stepped.batches();
     let assigned = client.context().assignment();
     tokio::time::timeout(TEST_TIMEOUT, batches.handle(batch, &assigned))
         .await
@@ -146,8 +143,8 @@ async fn without_the_registry_events_wait_then_share_a_transaction_and_none_beco
     let fixture = Fixture::<8>::create_with_contracts().await;
     let batch = fixture.to_records(&[1, 2, 3].map(|amount| counted("a", amount))).await;
     let (away, proxy) = fixture.with_registry_proxy().await;
-    let (consumer, client, stop) = (away.consumer(), away.group_client(), CancellationToken::new());
-    let mut batches = consumer.batch_runner(&client, &stop);
+    let stepped = away.stepped_consumer();
+    let mut batches = stepped.batches();
     proxy.set_mode(ProxyMode::Refuse);
     batches.handle(batch, &Assignment::default()).await;
     assert!(batches.next_due().is_some(), "they wait");
@@ -167,13 +164,11 @@ async fn without_the_registry_events_wait_then_share_a_transaction_and_none_beco
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_consumer_leaves_the_events_that_it_has_not_begun() {
     let fixture = Fixture::<60>::create_with_contracts().await;
-    let (consumer, client) = (fixture.consumer(), fixture.group_client());
     let records = fixture.to_records(&[counted("a", 1), counted("a", 2)]).await;
-    let (stopped, running) = (CancellationToken::new(), CancellationToken::new());
-    stopped.cancel();
-    for (stop, expected) in [(stopped, 0), (running, 2)] {
-        let mut batches = consumer.batch_runner(&client, &stop);
-        batches.handle(records.clone(), &Assignment::default()).await;
-        assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, expected);
+    let (stopped, running) = (fixture.stepped_consumer(), fixture.stepped_consumer());
+    stopped.stop.cancel();
+    for (stepped, expected) in [(stopped, 0), (running, 2)] {
+        stepped.batches().handle(records.clone(), &Assignment::default()).await;
+        assert_eq!(fixture.count("chassis.inbox").await, expected);
     }
 }

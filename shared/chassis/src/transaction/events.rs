@@ -96,12 +96,10 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
     }
 }
 
-/// Events that are applied and not committed yet.
 #[must_use]
 pub(crate) struct AppliedEvents {
     /// By topic: when each event occurred, as far as its record has that time.
     handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
-    /// The topic of each event that had its effect before.
     duplicates: Vec<&'static str>,
     /// Whether each record of the batch had its effect in this transaction.
     pub had_effect: Vec<bool>,
@@ -153,12 +151,10 @@ pub(crate) async fn apply_events<R: UnitOfWork>(
 }
 
 impl AppliedEvents {
-    /// Whether any event had its effect before.
     pub fn has_duplicates(&self) -> bool {
         !self.duplicates.is_empty()
     }
 
-    /// Whether any event had its effect in this transaction.
     pub fn has_effect(&self) -> bool {
         !self.handled.is_empty()
     }

@@ -35,7 +35,6 @@ pub(crate) enum Reaction {
     Race(sqlx::Error),
     /// The cause concerns no single item: the batch waits, and is tried again.
     Wait(String),
-    /// A single item failed.
     Single(DbErrorClass, sqlx::Error),
 }
 
@@ -70,7 +69,6 @@ impl ApplyError {
         }
     }
 
-    /// Whether another transaction held a row or a key for too long.
     pub fn is_lock_timeout(&self) -> bool {
         matches!(self, ApplyError::Database(error) if db::classify(error) == DbErrorClass::LockTimeout)
     }
@@ -85,7 +83,6 @@ impl ApplyError {
     }
 }
 
-/// The two halves of a batch.
 pub(crate) fn bisect<T>(mut items: Vec<T>) -> [Vec<T>; 2] {
     let right = items.split_off(items.len() / 2);
     [items, right]

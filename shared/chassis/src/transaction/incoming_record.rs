@@ -31,7 +31,6 @@ pub(crate) trait EventHandler<R: UnitOfWork>: Send + Sync {
 pub(crate) struct IncomingRecord<R: UnitOfWork> {
     pub message: OwnedMessage,
     pub event_id: Option<Uuid>,
-    /// The trace that the event belongs to.
     pub parent: Context,
     pub sent_at: Option<DateTime<Utc>>,
     pub content: Content<R>,
@@ -40,15 +39,11 @@ pub(crate) struct IncomingRecord<R: UnitOfWork> {
 pub(crate) enum Content<R: UnitOfWork> {
     Event(&'static Topic, Box<dyn EventHandler<R>>),
     Poison(DeadLetterReason),
-    /// Its schema is not known yet.
-    SchemaPending(PendingSchema),
-}
-
-/// Why a record cannot be decoded yet.
-pub(crate) struct PendingSchema {
-    pub reason: String,
-    /// A healthy registry answered that it does not have the schema.
-    pub is_unregistered: bool,
+    /// Its schema is not known yet. `is_unregistered` if a healthy registry answered that it does not have the schema.
+    SchemaPending {
+        reason: String,
+        is_unregistered: bool,
+    },
 }
 
 impl<R: UnitOfWork> IncomingRecord<R> {
@@ -62,10 +57,19 @@ impl<R: UnitOfWork> IncomingRecord<R> {
         }
     }
 
+    pub fn position(&self) -> (&str, i32, i64) {
+        (self.message.topic(), self.message.partition(), self.message.offset())
+    }
+
+    /// Whether it waits for its schema.
+    pub fn is_unread(&self) -> bool {
+        matches!(self.content, Content::SchemaPending { .. })
+    }
+
     pub fn as_dead_letter(&self) -> Option<(&OwnedMessage, Option<Uuid>, &DeadLetterReason)> {
         match &self.content {
             Content::Poison(cause) => Some((&self.message, self.event_id, cause)),
-            Content::Event(..) | Content::SchemaPending(_) => None,
+            Content::Event(..) | Content::SchemaPending { .. } => None,
         }
     }
 
@@ -106,6 +110,8 @@ impl<R: UnitOfWork> IncomingRecord<R> {
     /// The span of handling this event: a child of the one that published it.
     pub fn span(&self, topic: &Topic) -> Context {
         telemetry::start_span(&self.parent, || {
+            let (_, partition, offset) = self.position();
+            let event_id = self.event_id.map(|id| id.to_string());
             SpanBuilder::from_name(format!("process {}", topic.name))
                 .with_kind(SpanKind::Consumer)
                 .with_attributes([
@@ -113,16 +119,10 @@ impl<R: UnitOfWork> IncomingRecord<R> {
                     KeyValue::new("messaging.operation.name", "process"),
                     KeyValue::new("messaging.operation.type", "process"),
                     KeyValue::new("messaging.destination.name", topic.name),
-                    KeyValue::new(
-                        "messaging.destination.partition.id",
-                        self.message.partition().to_string(),
-                    ),
-                    KeyValue::new("messaging.kafka.offset", self.message.offset()),
+                    KeyValue::new("messaging.destination.partition.id", partition.to_string()),
+                    KeyValue::new("messaging.kafka.offset", offset),
                     KeyValue::new("messaging.kafka.message.key", self.key().to_owned()),
-                    KeyValue::new(
-                        "messaging.message.id",
-                        self.event_id.map(|id| id.to_string()).unwrap_or_default(),
-                    ),
+                    KeyValue::new("messaging.message.id", event_id.unwrap_or_default()),
                 ])
         })
     }

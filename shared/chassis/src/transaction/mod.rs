@@ -33,7 +33,6 @@ pub(crate) trait WorkItem<R: UnitOfWork>: Sized {
     /// The crash points after steps 2, 3 and 4.
     const CRASH_POINTS: [&str; 3];
 
-    /// Adds the rows that it touches.
     fn keys(&self, keys: &mut R::Keys);
 
     /// `None` for an item that may be applied twice.
@@ -165,10 +164,11 @@ fn decide<R: UnitOfWork, I: WorkItem<R>>(
     rows: &mut R,
     now: DateTime<Utc>,
 ) -> Result<(I::Output, Option<Envelope>), DeadLetterReason> {
-    let (kind, detail) = match catch_panic(|| item.decide(rows, now)) {
-        Ok(Ok(decision)) => return Ok(decision),
-        Ok(Err(Unprocessable(reason))) => (ReasonKind::Unprocessable, reason),
-        Err(panic) => (ReasonKind::HandlerFailed, format!("its handler panicked: {panic}")),
-    };
-    Err(DeadLetterReason { kind, detail })
+    let decided = catch_panic(|| item.decide(rows, now)).map_err(|panic| {
+        DeadLetterReason::handler_failed(format!("its handler panicked: {panic}"))
+    })?;
+    decided.map_err(|Unprocessable(detail)| DeadLetterReason {
+        kind: ReasonKind::Unprocessable,
+        detail,
+    })
 }

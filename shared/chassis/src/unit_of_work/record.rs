@@ -162,7 +162,6 @@ impl<R: Record> Columns<R> {
 }
 
 impl<R> Columns<R> {
-    /// Whether a row may be updated.
     pub(crate) fn may_change(&self) -> bool {
         self.update.is_some()
     }

@@ -81,7 +81,6 @@ impl<R: Record + for<'r> FromRow<'r, PgRow> + Unpin> Table<R> {
 }
 
 impl<R: Record> Table<R> {
-    /// The rows that were just read for the requested keys.
     fn new(requested: BTreeSet<R::Key>, rows: Vec<R>) -> Table<R> {
         let rows = rows.into_iter().map(|row| (row.key().clone(), (row, RowState::Clean)));
         Table { rows: rows.collect(), requested: Some(requested) }

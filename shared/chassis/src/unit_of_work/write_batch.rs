@@ -18,12 +18,10 @@ pub struct WriteBatch<'tx> {
     tx: &'tx mut PgConnection,
     statements: Vec<String>,
     arguments: PgArguments,
-    /// A value that cannot be encoded.
     encode_error: Option<sqlx::Error>,
 }
 
 impl<'tx> WriteBatch<'tx> {
-    /// An empty batch.
     pub(crate) fn new(tx: &'tx mut PgConnection) -> WriteBatch<'tx> {
         WriteBatch {
             tx,

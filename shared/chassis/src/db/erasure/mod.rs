@@ -20,13 +20,10 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::db::DbErrorClass;
 use crate::db::erasure::columns::{Ids, PersonalColumn};
-use crate::db::migrate::connect_with_retry;
-use crate::db::pool::connect_options;
-use crate::db::{self, DbErrorClass};
+use crate::db::migrate::{connect_with_retry, is_caused_by, owner_options};
 
-/// A statement that waits for a table blocks all transactions behind it, so it gives up and retries.
-const LOCK_TIMEOUT: &str = "2s";
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// For how long a transaction is retried that others get in the way of.
@@ -97,29 +94,18 @@ pub(crate) async fn end(
 #[error("nothing was erased: {0}")]
 struct Refused(String);
 
-fn owner_options(service: &str, config: &Config) -> anyhow::Result<PgConnectOptions> {
-    let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
-    Ok(connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]))
-}
-
 /// Retries a transaction that failed because of another one.
 async fn retry<T>(mut attempt: impl AsyncFnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let deadline = Instant::now() + RETRY_TIMEOUT;
+    let passing = [DbErrorClass::Transient, DbErrorClass::LockTimeout];
     loop {
         match attempt().await {
-            Err(error) if is_transient(&error) && Instant::now() < deadline => {
+            Err(error) if is_caused_by(&error, &passing) && Instant::now() < deadline => {
                 sleep(RETRY_INTERVAL).await;
             }
             ended => return ended,
         }
     }
-}
-
-fn is_transient(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
-    causes.any(|error| {
-        matches!(db::classify(error), DbErrorClass::Transient | DbErrorClass::LockTimeout)
-    })
 }
 
 /// The triggers that keep rows of the person from being added, as statements.

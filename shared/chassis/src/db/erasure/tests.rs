@@ -1,13 +1,12 @@
 //! Erasures on a database of their own: what is replaced, what is refused, and what waits.
 
-use std::borrow::Cow;
-
 use serde_json::{Value, json};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{PgPool, SqlSafeStr};
 
 use super::*;
+use crate::db;
 use crate::db::migrate::migrate;
+use crate::db::migrate::tests::migrator;
 use crate::db::pool::connect;
 use crate::testing::{config, fresh_database};
 
@@ -31,9 +30,7 @@ impl ErasureFixture {
     async fn create(statements: &'static str) -> ErasureFixture {
         let (owner, server) = fresh_database().await;
         let config = config(owner, server);
-        let sql = statements.into_sql_str();
-        let tables = Migration::new(1, Cow::from("tables"), MigrationType::Simple, sql, false);
-        migrate("till", &config, Migrator::with_migrations(vec![tables])).await.unwrap();
+        migrate("till", &config, migrator([(1, statements.into_sql_str())])).await.unwrap();
         let db = connect("till", &config).unwrap();
         ErasureFixture { config, db, person: Uuid::now_v7() }
     }

@@ -5,34 +5,33 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use metrics::counter;
 use parking_lot::Mutex;
 
 use crate::http::callers::caller::Caller;
-use crate::http::callers::extractor::caller_unknown;
-use crate::http::callers::identify::Callers;
-use crate::http::callers::operator_log;
+use crate::http::callers::identify::{Callers, caller_unknown};
 use crate::http::callers::token::TokenError;
 use crate::http::problem::Problem;
 use crate::telemetry::log_throttle::LogThrottle;
 
-/// The scope of operators.
 pub(crate) const OPERATOR: &str = "operator";
 
-/// Who may use a route.
+/// A larger body is no request of the admin port; the limits of the port refuse it sooner.
+const LOGGED_BODY_BYTES_MAX: usize = 64 * 1024;
+const LOGGED_CHARACTERS_MAX: usize = 2_000;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Every client.
     Public,
     /// Callers whose token has all scopes of one of these lists.
     Scopes(Vec<Vec<String>>),
 }
 
-/// Who may use which route, by path and method.
 #[derive(Clone)]
 pub(crate) struct RouteAccess(Arc<HashMap<String, BTreeMap<String, Access>>>);
 
@@ -79,7 +78,6 @@ impl Access {
     }
 }
 
-/// The layer of an API's routes.
 pub(crate) async fn authorize(
     State(routes): State<RouteAccess>,
     request: Request,
@@ -92,8 +90,28 @@ pub(crate) async fn authorize(
 }
 
 /// Adds to the admin port its check of the caller, who needs the scope `operator`, and a log line for each act.
-pub(crate) fn operators_only(admin: Router) -> Router {
-    admin.layer(from_fn(operator_log::record)).layer(from_fn(authorize_operator))
+pub fn operators_only(admin: Router) -> Router {
+    admin.layer(from_fn(log_act)).layer(from_fn(authorize_operator))
+}
+
+/// Logs an act with its actor: what was asked, of what, and how it ended.
+async fn log_act(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, LOGGED_BODY_BYTES_MAX).await else {
+        return Problem::malformed("The body could not be read.").into_response();
+    };
+    let caller = parts.extensions.get::<Caller>().cloned();
+    let actor = caller.as_ref().and_then(Caller::subject).unwrap_or("unknown").to_owned();
+    let act = format!("{} {}", parts.method, parts.uri.path());
+    let text: String = String::from_utf8_lossy(&body).chars().take(LOGGED_CHARACTERS_MAX).collect();
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let status = response.status().as_u16();
+    // With escapes, so that no text of a request begins a line of its own.
+    tracing::info!(actor = ?actor, act = ?act, request = ?text, status, "an operator acted");
+    response
 }
 
 async fn authorize_operator(request: Request, next: Next) -> Response {
@@ -116,7 +134,6 @@ async fn run_if_authorized(access: &Access, mut request: Request, next: Next) ->
     }
 }
 
-/// The caller of a request, if the caller may make it.
 async fn authorized_caller(
     callers: &Callers,
     access: &Access,
@@ -126,10 +143,10 @@ async fn authorized_caller(
         return Ok(Caller::anonymous());
     }
     let caller = callers.identify(headers).await.map_err(token_refused)?;
-    match caller.is_unrestricted() || access.admits(&caller) {
-        true => Ok(caller),
-        false => Err(scope_missing()),
+    if !caller.is_unrestricted() && !access.admits(&caller) {
+        return Err(scope_missing());
     }
+    Ok(caller)
 }
 
 /// 401 with the challenge of RFC 6750: without an error code where the request has no token at all.
@@ -160,16 +177,8 @@ fn scope_missing() -> Response {
     refusal(StatusCode::FORBIDDEN, "insufficient-scope", detail, challenge)
 }
 
-fn refusal(
-    status: StatusCode,
-    kind: &'static str,
-    detail: &str,
-    challenge: &'static str,
-) -> Response {
-    let mut response = Problem::new(status, kind, detail).into_response();
-    let challenge = HeaderValue::from_static(challenge);
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    response
+fn refusal(status: StatusCode, kind: &'static str, detail: &str, challenge: &str) -> Response {
+    ([(header::WWW_AUTHENTICATE, challenge)], Problem::new(status, kind, detail)).into_response()
 }
 
 /// Counts a refusal, and logs it once a minute for each reason, without the token.

@@ -69,10 +69,7 @@ impl Caller {
         match &self.0 {
             Identity::Unrestricted => true,
             Identity::Anonymous => false,
-            Identity::Named(named) => {
-                let owner = owner_id.hyphenated().to_string();
-                named.subject.eq_ignore_ascii_case(&owner)
-            }
+            Identity::Named(named) => named.subject.eq_ignore_ascii_case(&owner_id.to_string()),
         }
     }
 
@@ -83,10 +80,7 @@ impl Caller {
 
     /// Whether the caller may see what belongs to any owner.
     pub fn reads_all_owners(&self) -> bool {
-        match &self.0 {
-            Identity::Unrestricted => true,
-            Identity::Anonymous | Identity::Named(_) => self.has_scope(READS_ALL_OWNERS),
-        }
+        self.is_unrestricted() || self.has_scope(READS_ALL_OWNERS)
     }
 
     /// Whether the token has this scope. Without a known caller it is not asked.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
 use crate::config::env::BadConfiguration;
@@ -9,6 +11,7 @@ use crate::config::{KeyLocation, TokenConfig};
 use crate::http::callers::caller::Caller;
 use crate::http::callers::keys::Keys;
 use crate::http::callers::token::{TokenError, TokenVerifier};
+use crate::http::problem::Problem;
 
 /// Where a port gets the callers of its requests from: an extension of each request.
 #[derive(Clone)]
@@ -24,7 +27,6 @@ enum Source {
 }
 
 impl Callers {
-    /// A service without a token issuer.
     pub(crate) fn unknown() -> Callers {
         Callers(Source::Unknown)
     }
@@ -63,6 +65,33 @@ impl Callers {
     }
 }
 
+/// The caller of a request.
+///
+/// # Errors
+/// 500 if the request passed no layer that knows its caller: such a route would be open to every client.
+pub(crate) fn caller_of(parts: &Parts) -> Result<Caller, Problem> {
+    if let Some(caller) = parts.extensions.get::<Caller>() {
+        return Ok(caller.clone());
+    }
+    match parts.extensions.get::<Callers>() {
+        Some(callers) if callers.are_unknown() => Ok(Caller::unrestricted()),
+        _ => Err(caller_unknown()),
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        caller_of(parts)
+    }
+}
+
+pub(super) fn caller_unknown() -> Problem {
+    tracing::error!("a route lacks the layer that identifies callers, so every caller is refused");
+    Problem::internal()
+}
+
 /// The token of the header `Authorization`, which may be there once.
 fn bearer_token(headers: &HeaderMap) -> Result<&str, TokenError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -72,9 +101,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, TokenError> {
     }
     let (scheme, token) =
         value.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
-    match scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
-        true => Ok(token),
-        // Another scheme is no token either.
-        false => Err(TokenError::Missing),
-    }
+    // Another scheme is no token either.
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer") && !token.is_empty();
+    if is_bearer { Ok(token) } else { Err(TokenError::Missing) }
 }

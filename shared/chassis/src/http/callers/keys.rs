@@ -86,7 +86,6 @@ impl Keys {
         Ok(keys)
     }
 
-    /// The present set, if one was read.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.current.read().clone()
     }
@@ -108,16 +107,12 @@ impl Keys {
     /// Reads the set. After a failure the last one stays.
     pub(super) async fn read(&self) -> bool {
         let read = async { self.replace(self.text().await?) };
-        match read.await {
-            Ok(()) => true,
-            Err(error) => {
-                let text = format!("{error:#}");
-                if self.log_throttle.lock().should_log("keys", &text) {
-                    tracing::warn!("the keys of the token issuer could not be read: {text}");
-                }
-                false
-            }
+        let Err(error) = read.await else { return true };
+        let text = format!("{error:#}");
+        if self.log_throttle.lock().should_log("keys", &text) {
+            tracing::warn!("the keys of the token issuer could not be read: {text}");
         }
+        false
     }
 
     async fn text(&self) -> anyhow::Result<String> {
@@ -130,9 +125,8 @@ impl Keys {
                 let document: Value = serde_json::from_str(&document)?;
                 let url = document["jwks_uri"].as_str();
                 let url = url.context("the discovery document names no jwks_uri")?;
-                let is_downgrade = issuer.starts_with("https://") && !url.starts_with("https://");
                 ensure!(
-                    !is_downgrade,
+                    url.starts_with("https://") || !issuer.starts_with("https://"),
                     "the issuer names {url} for its keys, and that is not an https URL"
                 );
                 self.get(url).await
@@ -165,7 +159,6 @@ impl Keys {
     }
 }
 
-/// Reads the set again and again, until the service has ended.
 async fn read_regularly(keys: Weak<Keys>) {
     let Some(location) = keys.upgrade().map(|keys| keys.location.clone()) else { return };
     let (mut wait, interval) = match location {
@@ -180,7 +173,6 @@ async fn read_regularly(keys: Weak<Keys>) {
 }
 
 impl KeySet {
-    /// The key with this id for this algorithm.
     pub fn find(&self, id: &str, algorithm: Algorithm) -> Option<&DecodingKey> {
         let same = self.keys.get(id)?;
         same.iter().find(|(of, _)| *of == algorithm).map(|(_, key)| key)

@@ -7,10 +7,8 @@
 
 pub(crate) mod authorize;
 pub mod caller;
-pub(crate) mod extractor;
 pub(crate) mod identify;
 mod keys;
-pub(crate) mod operator_log;
 mod signatures;
 mod token;
 

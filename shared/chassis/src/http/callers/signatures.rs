@@ -24,7 +24,6 @@ static OPENSSL: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes OpenSSL check the signatures of this process.
 pub(super) fn install() {
     // A second call finds it installed.
     let _ = OPENSSL.install_default();
@@ -68,24 +67,21 @@ fn rsa_key(n: &[u8], e: &[u8]) -> std::result::Result<PKey<Public>, ErrorStack> 
 
 impl OpensslVerifier {
     fn holds(&self, message: &[u8], signature: &[u8]) -> std::result::Result<bool, ErrorStack> {
-        match self.algorithm {
-            Algorithm::ES256 if signature.len() != 2 * P256_NUMBER_BYTES => Ok(false),
-            Algorithm::ES256 => {
-                let (r, s) = signature.split_at(P256_NUMBER_BYTES);
-                let (r, s) = (BigNum::from_slice(r)?, BigNum::from_slice(s)?);
-                let signature = EcdsaSig::from_private_components(r, s)?.to_der()?;
-                let mut verifier = sign::Verifier::new(MessageDigest::sha256(), &self.key)?;
-                verifier.verify_oneshot(&signature, message)
-            }
-            Algorithm::EdDSA => {
-                let mut verifier = sign::Verifier::new_without_digest(&self.key)?;
-                verifier.verify_oneshot(signature, message)
-            }
-            _ => {
-                let mut verifier = sign::Verifier::new(MessageDigest::sha256(), &self.key)?;
-                verifier.verify_oneshot(signature, message)
-            }
+        if self.algorithm == Algorithm::EdDSA {
+            let mut verifier = sign::Verifier::new_without_digest(&self.key)?;
+            return verifier.verify_oneshot(signature, message);
         }
+        let mut verifier = sign::Verifier::new(MessageDigest::sha256(), &self.key)?;
+        if self.algorithm != Algorithm::ES256 {
+            return verifier.verify_oneshot(signature, message);
+        }
+        if signature.len() != 2 * P256_NUMBER_BYTES {
+            return Ok(false);
+        }
+        let (r, s) = signature.split_at(P256_NUMBER_BYTES);
+        let (r, s) = (BigNum::from_slice(r)?, BigNum::from_slice(s)?);
+        let signature = EcdsaSig::from_private_components(r, s)?.to_der()?;
+        verifier.verify_oneshot(&signature, message)
     }
 }
 
@@ -95,10 +91,8 @@ impl Verifier<Vec<u8>> for OpensslVerifier {
         message: &[u8],
         signature: &Vec<u8>,
     ) -> std::result::Result<(), signature::Error> {
-        match self.holds(message, signature) {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(signature::Error::new()),
-        }
+        let holds = self.holds(message, signature).unwrap_or(false);
+        if holds { Ok(()) } else { Err(signature::Error::new()) }
     }
 }
 

@@ -34,30 +34,22 @@ const CACHE_MAX: usize = 10_000;
 /// Why a request is refused before its handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
-    /// The request has no token.
     Missing,
     /// It is no JWT that could ever be accepted: its form, its type, a header field or a claim.
     Malformed,
     /// Another algorithm than those that are accepted.
     Algorithm,
-    /// The issuer has no such key.
     UnknownKey,
-    /// It was not signed with that key.
     Signature,
-    /// It has expired.
     Expired,
-    /// It is not valid yet.
     NotYetValid,
-    /// Another issuer made it.
     Issuer,
-    /// It was made for another audience.
     Audience,
     /// The keys of the issuer were never read.
     KeysUnavailable,
 }
 
 impl TokenError {
-    /// The name of the reason in metrics and log lines.
     pub fn as_str(self) -> &'static str {
         match self {
             TokenError::Missing => "missing",
@@ -99,7 +91,6 @@ struct Claims {
     scope: Option<String>,
 }
 
-/// A token that was accepted.
 struct Checked {
     caller: Caller,
     /// The set of keys with which it was.
@@ -108,7 +99,6 @@ struct Checked {
     valid_until: u64,
 }
 
-/// Checks tokens of one issuer.
 pub struct TokenVerifier {
     keys: Arc<Keys>,
     validations: [Validation; ALGORITHMS.len()],
@@ -144,10 +134,8 @@ impl TokenVerifier {
             && let Some(known) = self.checked.lock().get(&hash)
             && known.generation == set.generation
         {
-            return match now() < known.valid_until {
-                true => Ok(known.caller.clone()),
-                false => Err(TokenError::Expired),
-            };
+            let is_valid = now() < known.valid_until;
+            return if is_valid { Ok(known.caller.clone()) } else { Err(TokenError::Expired) };
         }
         let (algorithm, id) = key_of(&decode_header(token)?)?;
         if set.as_ref().and_then(|set| set.find(&id, algorithm)).is_none() {
@@ -210,7 +198,6 @@ fn key_of(header: &Header) -> Result<(Algorithm, String), TokenError> {
     Ok((*alg, kid.clone().ok_or(TokenError::Malformed)?))
 }
 
-/// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

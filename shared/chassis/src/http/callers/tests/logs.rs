@@ -1,35 +1,19 @@
 //! What is logged: each act of an operator, and refusals without their tokens.
 
-use std::io;
-
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::post;
 use axum::{Extension, Router};
-use parking_lot::Mutex;
 use tower::ServiceExt;
 
 use super::*;
 use crate::http::callers::authorize::operators_only;
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::tests::captured_log::CapturedLog;
 
 #[tokio::test]
 async fn an_act_is_one_line_with_its_actor_and_a_refusal_one_a_minute_without_its_token() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    let log = CapturedLog::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone());
     let _logged = tracing::subscriber::set_default(subscriber.finish());
     let key = SigningKey::p256();
     let file = KeyFile::new(&[key.jwk("first")]);
@@ -54,7 +38,7 @@ async fn an_act_is_one_line_with_its_actor_and_a_refusal_one_a_minute_without_it
     for _ in 0..3 {
         assert_eq!(send("POST", &expired, "").await, 401);
     }
-    let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+    let text = log.text();
     let of = |what: &str| text.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
     let acts = of("an operator acted");
     assert_eq!(acts.len(), 1, "{text}");

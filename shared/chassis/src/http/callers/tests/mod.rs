@@ -19,7 +19,8 @@ use openssl::sha::sha256;
 use openssl::sign::Signer;
 use serde_json::{Value, json};
 
-use crate::config::{Config, KeyLocation, env};
+use crate::config::KeyLocation;
+use crate::config::tests::parse_config;
 use crate::http::callers::identify::Callers;
 use crate::http::callers::keys::Keys;
 use crate::http::callers::token::TokenVerifier;
@@ -153,15 +154,8 @@ impl KeyFile {
 
     /// The callers of a service that is configured with this file.
     fn callers(&self) -> Callers {
-        let config: Config = env::read_from(|name| match name {
-            "DATABASE_URL" => Some("postgres://till@127.0.0.1/till".into()),
-            "KAFKA_BOOTSTRAP_SERVERS" => Some("nowhere".into()),
-            "SCHEMA_REGISTRY_URL" => Some("http://nowhere".into()),
-            "TOKEN_ISSUER" => Some(ISSUER.into()),
-            "TOKEN_KEYS" => Some(self.0.display().to_string()),
-            _ => None,
-        })
-        .unwrap();
+        let keys = self.0.display().to_string();
+        let config = parse_config(&[("TOKEN_ISSUER", ISSUER), ("TOKEN_KEYS", &keys)]).unwrap();
         Callers::new(&config.tokens).unwrap()
     }
 

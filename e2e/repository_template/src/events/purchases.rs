@@ -1,0 +1,58 @@
+//! The events of the purchase service, in another repository. This repository declares its topic too, so that it runs by
+//! itself.
+
+use chassis::{Event, Topic};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{FACT_RETENTION, PARTITIONS};
+
+/// See [`PurchaseConfirmed`].
+pub static CONFIRMED: Topic = Topic::new(
+    "purchases.confirmed",
+    "purchase",
+    &["shop"],
+    PARTITIONS,
+    FACT_RETENTION,
+    include_str!("../../schemas/purchases.confirmed.avsc"),
+)
+.personal();
+
+/// A purchase is final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurchaseConfirmed {
+    /// The purchase.
+    pub purchase_id: Uuid,
+    /// The customer.
+    pub customer_id: Uuid,
+    /// The purchased items.
+    pub lines: Vec<ConfirmedLine>,
+    /// The amount paid.
+    pub total_cents: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Database time of the decision.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// One item of a confirmed purchase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmedLine {
+    /// The item.
+    pub sku: String,
+    /// The quantity.
+    pub quantity: i32,
+    /// The unit price.
+    pub unit_price_cents: i64,
+}
+
+impl Event for PurchaseConfirmed {
+    fn topic() -> &'static Topic {
+        &CONFIRMED
+    }
+    fn key(&self) -> String {
+        self.purchase_id.to_string()
+    }
+}

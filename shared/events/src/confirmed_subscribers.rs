@@ -1,0 +1,3 @@
+// The services that consume `orders.confirmed`. `make service` adds a line.
+[
+]
