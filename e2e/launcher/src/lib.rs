@@ -53,4 +53,5 @@ pub use processes::proc_fs;
 pub use run_with_infrastructure::run_with_infrastructure;
 pub use secrets::token_issuer::TokenIssuer;
 pub use stack::Stack;
+pub use stack::compose::GENERATED_OVERRIDE;
 pub use status::{ComponentState, ComponentStatus, StopOutcome};

@@ -113,7 +113,7 @@ fn port_of(name: &str) -> Result<Option<u16>> {
     variable(name).map(parse).transpose()
 }
 
-/// A port for a further instance beside its first one. None if it is taken, or if the first one's is random.
+/// A port for a further instance, at this distance from the first one's. `None` if it is in use, or the first is random.
 pub(crate) fn port_beside(first: u16, distance: u16) -> Option<u16> {
     let port = first.checked_add(distance)?;
     let is_free = port < FREE_PORT_RANGE.start && TcpListener::bind((HOST, port)).is_ok();

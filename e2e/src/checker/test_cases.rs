@@ -194,7 +194,7 @@ pub(crate) fn checked_with(case: &OrderCase, dead_letters: &DeadLetterIndex) -> 
     (tally, findings)
 }
 
-/// What is known beside an order: these dead letters, and no erasure.
+/// The context of a check: these dead letters, and no erasure.
 pub(crate) fn context(dead_letters: &DeadLetterIndex) -> CheckContext<'_> {
     static NONE: LazyLock<Erasures> = LazyLock::new(Erasures::default);
     CheckContext {

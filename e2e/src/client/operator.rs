@@ -84,7 +84,7 @@ impl Operator {
         &self.services.names
     }
 
-    /// Asks as an operator. A token of a stack is short-lived, so a caller who waits asks anew.
+    /// A client with an operator's token. A stack's token expires soon, so a caller that waits gets a new client.
     pub fn ask(&self) -> Result<OpsClient<'_>> {
         self.ask_as(Identity::Operator)
     }
@@ -126,7 +126,7 @@ fn place(url: &Url) -> String {
     format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
-/// Whether nobody on the network reads what is sent there.
+/// Whether the network cannot read a request to this URL: it is encrypted, or stays on this machine.
 fn is_private(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     url.scheme() == "https"

@@ -43,7 +43,7 @@ pub fn write(files: &[OverrideFile]) -> Result<()> {
 /// The files that are merged over the others.
 ///
 /// # Errors
-/// If a file would replace one that somebody else wrote.
+/// If a file exists that this program did not generate.
 pub fn files(root: &Path, services: &[String]) -> Result<Vec<OverrideFile>> {
     let read = |file: &str| -> Result<Value> {
         serde_saphyr::from_str(&read_file(&root.join(file))?).with_context(|| file.to_string())
@@ -143,6 +143,10 @@ mod tests {
             let written = fs::read_to_string(&file).ok().filter(|_| is_generated(&file));
             assert_eq!(written, text, "{}: `make schema` writes it", file.display());
         }
+        assert!(
+            HEADER.starts_with(launcher::GENERATED_OVERRIDE),
+            "the launcher merges these files"
+        );
         let copied = SERVICES.iter().position(|service| *service == COPIED);
         assert_eq!(copied.map(|it| it + 1), Some(COPIED_POSITION));
     }

@@ -1,8 +1,8 @@
 //! Generates a new service: `make service NAME=shipping` writes `services/shipping` from the template, for
 //! `orders.confirmed`.
 //!
-//! Outside of the folder it adds a line to two lists and to the manifest of the workspace; what docker compose and
-//! cargo have of every service is written anew from these.
+//! Outside of the folder it adds a line to two lists, and regenerates from them the files of docker compose and
+//! `Cargo.lock`.
 
 mod compose;
 pub(crate) mod names;

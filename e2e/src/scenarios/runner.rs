@@ -1,12 +1,12 @@
 //! The runner: the one shape of every scenario.
 //!
-//! A scenario is a load, faults beside it on a schedule, and expectations. It is a page of data and a few functions:
+//! A scenario is a load, faults during it on a schedule, and expectations. It is a page of data and a few functions:
 //! what it injects, and what must hold beyond the promises of every run. A [`Run`] does the rest, and each of its steps
 //! adds what was not as promised to one [`Report`]:
 //!
 //! 1. It takes a stack: that of the checkout, which is left as it was found ([`on_stack`]), or one of its own, which is
 //!    deleted if the run held ([`on_own_stack`]). It starts what does not run, and creates the demo items and accounts.
-//! 2. [`Run::load`] places the load, with the faults beside it, and waits until every order has ended.
+//! 2. [`Run::load`] places the load, injects the faults during it, and waits until every order has ended.
 //! 3. [`Run::check`] runs the checker with the dead letters that the scenario expects.
 //! 4. [`Run::add_exits`] adds the exits of processes that the run did not cause.
 //! 5. The report becomes one line, the verdict: held, VIOLATED or INCONCLUSIVE. A run that exercises too little proves
@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
         print_step(self.steps, what);
     }
 
-    /// Places the load with the faults beside it, and waits until every order has ended. A broken promise to a client
+    /// Places the load, injects the faults during it, and waits until every order has ended. A broken promise to a client
     /// is a violation.
     pub async fn load<T>(
         &mut self,

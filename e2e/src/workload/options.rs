@@ -57,6 +57,18 @@ impl Default for Load {
 }
 
 impl Load {
+    /// Clients that cancel, repeat and disconnect more often than usual, with larger orders.
+    pub fn unruly(seed: u64) -> Load {
+        Load {
+            cancelled_percent: 10,
+            duplicated_percent: 20,
+            disconnected_percent: 2,
+            lines_max: 8,
+            seed: Some(seed),
+            ..Load::default()
+        }
+    }
+
     /// The number of orders.
     pub fn order_count(&self) -> u64 {
         (f64::from(self.rate) * self.duration.as_secs_f64()).round() as u64

@@ -39,7 +39,7 @@ production-flows cnpg-system reporting-db:5432,8000";
 const DNS: [&str; 3] = ["kube-dns", "openshift-dns", "169.254.20.10"];
 const DNS_PORTS: [u64; 3] = [53, 5353, 8053];
 
-/// Ports that are tried in every overlay, beside those in use.
+/// Ports that are tried in every overlay, in addition to those in use.
 const PORTS: [u64; 9] = [80, 4180, 4318, 8083, 8443, 9092, 9093, 9094, 16686];
 
 /// Other namespaces, and addresses: those above, one of the internet, and that of a node's credentials in many clouds.

@@ -55,7 +55,7 @@ pub fn check_workloads(tree: &str, objects: &[Value], found: &mut Violations) {
         for container in containers(pod) {
             found.fields(subject, container, &of_containers);
             check_container(subject, container, pod, found);
-            // Where nothing is loaded, a pull would run whatever a stranger published by the name of our image.
+            // Where nothing is loaded, a pull would run an image that a stranger published under our image's name.
             let (image, policy) = (text(&container["image"]), &container["imagePullPolicy"]);
             let is_own = program(&container["image"]).is_some();
             found.check(subject, "no pull", tree != "demo" || !is_own || policy == "Never");

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use crate::addresses::Addresses;
 use crate::error::{ServiceError, describe};
 
-/// How long a read waits for all instances of a service: a frozen process accepts connections, and must not keep what
-/// the other services answer from whoever asks all of them.
+/// How long a read waits for all instances of a service. A frozen process accepts connections, and must not delay a
+/// client that asks all services.
 pub const READ_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How long a request waits that changes something, or of a [patient](OpsClient::patient) caller: longer than a service
@@ -64,7 +64,7 @@ impl OpsClient<'_> {
         self.waiting(limit)
     }
 
-    /// The same caller, who waits for so long, whatever the request.
+    /// The same caller, who waits this long for each request.
     pub fn waiting(self, limit: Duration) -> Self {
         Self { read_timeout: limit, work_timeout: limit, ..self }
     }
@@ -117,12 +117,12 @@ impl OpsClient<'_> {
         let addresses = known.get(service);
         let named = || service.to_string();
         let unreadable = |reason| ServiceError::Unreadable { service: named(), reason };
-        let mut names = Vec::from_iter(known.names());
-        if names.is_empty() {
-            names.push("no service");
+        let mut reason = String::new();
+        if addresses.is_empty() {
+            let names = Vec::from_iter(known.names()).join(", ");
+            let names = if names.is_empty() { "no service" } else { &names };
+            reason = format!("its {at} has no address here; known are those of {names}");
         }
-        let names = names.join(", ");
-        let mut reason = format!("its {at} has no address here; known are those of {names}");
         let began = Instant::now();
         for (nth, address) in addresses.iter().enumerate() {
             let url = address.join(path).map_err(|error| unreadable(error.to_string()))?;

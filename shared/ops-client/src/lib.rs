@@ -9,7 +9,7 @@ mod repair;
 mod timeline;
 
 pub use addresses::Addresses;
-pub use client::{OpsClient, Port, Services, WORK_TIMEOUT};
+pub use client::{OpsClient, Port, Services};
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterSummary, DiscardImpact, Remedy,
     ReplayedPage, Settled, WAITING, WriteOff,

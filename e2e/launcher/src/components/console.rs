@@ -11,11 +11,8 @@ use crate::components::service::program;
 use crate::description::StackDescription;
 use crate::directories::programs_directory;
 use crate::processes::{LaunchCommand, Variables, variables};
-use crate::secrets::CONTROL_SECRET;
+use crate::secrets::{CONSOLE, CONTROL_SECRET};
 use crate::state::StackState;
-
-/// The name of the program and of the component.
-pub const CONSOLE: &str = "console";
 
 const PROBE_PORT: &str = "console-probe";
 

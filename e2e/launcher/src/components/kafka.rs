@@ -196,7 +196,7 @@ fn new_cluster_id() -> String {
     id
 }
 
-/// The id of the cluster, from the log of the first broker beside this one.
+/// The id of the cluster, from the log of the first broker, whose directory is next to this one.
 fn cluster_id(home: &Path) -> Result<String> {
     let file = home.with_file_name(KAFKA).join("data").join("meta.properties");
     let text = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;

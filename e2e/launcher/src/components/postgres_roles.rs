@@ -32,12 +32,17 @@ const REVOKE_LARGE_OBJECTS: &str = "
         loop execute format('revoke execute on function %s from public', large_object); end loop;
     end $$";
 
+/// Waits until no other launcher changes the roles of the cluster. The lock ends with the session.
+pub async fn lock_roles(db: &mut PgConnection) -> Result<()> {
+    sqlx::query("select pg_advisory_lock(hashtext('roles'))").execute(db).await?;
+    Ok(())
+}
+
 /// Creates a database in the cluster of a service, with two roles: the one that migrates it is its owner, and grants the
 /// one with the name of the database what it needs. A service's own database has its name.
 pub async fn create_roles(state: &StackState, service: &str, name: &str) -> Result<()> {
     let mut db = connect_as_superuser(state, service).await?;
-    // Another launcher may do the same; the lock ends with the session.
-    sqlx::query("select pg_advisory_lock(hashtext('roles'))").execute(&mut db).await?;
+    lock_roles(&mut db).await?;
     let there: bool =
         sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(name)

@@ -50,9 +50,7 @@ impl Stack {
         for stage in [Stage::Service, Stage::Flow, Stage::Console] {
             let group: Vec<Component> =
                 components.iter().filter(|component| component.stage == stage).cloned().collect();
-            if stage == Stage::Console {
-                self.stop_outdated(&group).await?;
-            }
+            self.stop_outdated(&group).await?;
             try_join_all(group.iter().map(|component| self.start_component(component))).await?;
         }
         Ok(())

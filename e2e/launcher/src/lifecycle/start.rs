@@ -1,4 +1,4 @@
-//! Starts one component, whatever its kind.
+//! Starts one component of any kind.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Ends one component, whatever its kind, or freezes it.
+//! Ends or freezes one component of any kind.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! Further brokers beside the stack's own, so that any one of three can be lost. They only carry
-//! records: the stack's own broker is also the controller.
+//! Further brokers, so that any one of three can be lost. They carry records; the first is also the controller.
 
 use anyhow::{Result, ensure};
 
 use crate::component::Component;
-use crate::components::kafka::{broker, ports_of_broker};
+use crate::components::kafka::{KAFKA, broker, ports_of_broker};
+use crate::description::instance_name;
 use crate::ports::free_port;
 use crate::processes::{Signal, send_signal};
 use crate::stack::Stack;
@@ -37,9 +37,8 @@ impl<'a> Brokers<'a> {
         }
         let state = stack.state()?;
         for (client, _) in state.ports.kafka_listeners() {
-            let further = (2..=BROKER_COUNT).map(|node| format!("{client}-kafka-{node}"));
-            let all = [format!("{client}-kafka")].into_iter().chain(further);
-            let all = all.map(|port| state.address(&port)).collect::<Result<Vec<_>>>()?;
+            let address = |node| state.address(&format!("{client}-{}", instance_name(KAFKA, node)));
+            let all = (1..=BROKER_COUNT).map(address).collect::<Result<Vec<_>>>()?;
             stack.set_environment(client, "KAFKA_BOOTSTRAP_SERVERS", Some(&all.join(",")))?;
         }
         Ok(brokers)

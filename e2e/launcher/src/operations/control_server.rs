@@ -16,10 +16,10 @@ use openssl::memcmp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::components::console::{CONSOLE, CONTROL_PORT};
+use crate::components::console::CONTROL_PORT;
 use crate::description::HOST;
 use crate::processes::{LaunchCommand, Process, variables};
-use crate::secrets::CONTROL_SECRET;
+use crate::secrets::{CONSOLE, CONTROL_SECRET};
 use crate::stack::Stack;
 
 /// The name of its process and of its log.

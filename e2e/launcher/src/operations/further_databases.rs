@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
 
-use crate::components::postgres_roles::{connect_as_superuser, create_roles};
+use crate::components::postgres_roles::{connect_as_superuser, create_roles, lock_roles};
 use crate::secrets::owner_role;
 use crate::stack::Stack;
 use crate::state::StackState;
@@ -59,8 +59,7 @@ async fn separate(state: &StackState, service: &str, name: &str) -> Result<()> {
            revoke connect on database "{service}", "{name}" from public;
            grant connect on database "{name}" to "{name}""#
     );
-    // Another launcher may do the same; the lock ends with the session.
-    sqlx::query("select pg_advisory_lock(hashtext('roles'))").execute(&mut db).await?;
+    lock_roles(&mut db).await?;
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut db).await?;
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Stack {
             self.is_native() && self.is_secure()?,
             "only a stack with SECURE=1 has secrets to renew"
         );
-        self.state()?.secrets()?.announce_token_key()?;
+        self.announce_token_key()?;
         let announced = Instant::now();
         for service in &self.description().services {
             let renewed = self.renew_database_passwords(service, everything).await;
@@ -72,7 +72,7 @@ impl Stack {
         self.apply_contracts(&programs_directory()?).await?;
         self.print_progress("the passwords of Kafka are renewed");
         sleep_until(announced + KEYS_READ_AFTER).await;
-        self.state()?.secrets()?.switch_token_key()?;
+        self.switch_token_key()?;
         self.print_progress("a new key signs the tokens");
         self.renew_certificates(everything).await?;
         self.retire_old_token_key().await

@@ -128,7 +128,7 @@ impl Secrets {
     /// Replaces the password of a user by a new one, and returns it.
     pub fn renew_password(&self, user: &str) -> Result<String> {
         let password = new_password();
-        self.write(&self.path(user), password.as_bytes())?;
+        self.store_password(user, &password)?;
         Ok(password)
     }
 

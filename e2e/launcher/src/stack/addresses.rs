@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
-use crate::components::console::CONSOLE;
 use crate::ports::Ports;
-use crate::secrets::{ADMINISTRATOR, SUPERUSER, owner_role};
+use crate::secrets::{ADMINISTRATOR, CONSOLE, SUPERUSER, owner_role};
 use crate::stack::Stack;
 
 impl Stack {

@@ -1,7 +1,6 @@
-//! The stack as `docker compose` runs it, for `STACK=compose`: the same components by the same
-//! names, each a container. Readiness is checked over the network, as on the native stack. For
-//! `STACK=k8s` the components are reached at the same ports, which another tool forwards, and kubectl
-//! manages them.
+//! The stack as `docker compose` runs it, for `STACK=compose`: the same components by the same names, each a container.
+//! Readiness is checked over the network, as on the native stack. For `STACK=k8s` the components are reached at the same
+//! ports, which another tool forwards, and kubectl manages them.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,6 +22,9 @@ use crate::readiness::{READY_TIMEOUT, Readiness};
 use crate::secrets::Secrets;
 use crate::state::StackState;
 use crate::status::{ComponentState, ComponentStatus, StopOutcome};
+
+/// The beginning of a generated file that docker compose merges over another.
+pub const GENERATED_OVERRIDE: &str = "# `make schema` ";
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -247,7 +249,7 @@ impl Compose {
         let files = files.flat_map(|file| {
             let over = root.join(file.replace(".yml", ".override.yml"));
             let text = std::fs::read_to_string(&over);
-            let is_generated = text.is_ok_and(|text| text.starts_with("# `make schema` "));
+            let is_generated = text.is_ok_and(|text| text.starts_with(GENERATED_OVERRIDE));
             [root.join(file)].into_iter().chain(is_generated.then_some(over))
         });
         let files = files.flat_map(|file| ["--file".to_string(), file.display().to_string()]);

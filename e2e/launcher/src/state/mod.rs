@@ -1,4 +1,4 @@
-//! The saved state of a stack, beside its data: ports, instances, variables and programs. The
+//! The saved state of a stack, in the directory of its data: ports, instances, variables and programs. The
 //! addresses of each component follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use crate::secrets::{Secrets, database_secret};
 
 mod credentials;
 
-/// The saved state of a stack, beside its data.
+/// The saved state of a stack, in the directory of its data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StackState {
     #[serde(rename = "port_numbers")]
@@ -47,7 +47,7 @@ pub struct StackState {
     /// Whether it has Kafka Connect, and databases whose log connectors can read.
     #[serde(default)]
     pub connect: bool,
-    /// The Maven projects whose plugins Kafka Connect has beside its own.
+    /// The Maven projects whose plugins Kafka Connect has in addition to its own.
     #[serde(default)]
     pub connect_plugins: Vec<String>,
     /// The features of the system that run, of those that the contracts name, each with its users in Kafka.

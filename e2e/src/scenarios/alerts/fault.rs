@@ -133,7 +133,7 @@ pub static FAULTS: [AlertFault; 10] = [
     },
 ];
 
-/// Replays until no dead letter of payment waits, of whatever kind.
+/// Replays until no dead letter of any kind waits at payment.
 async fn settle_dead_letters(stack: &Stack) -> Result<()> {
     eventually("every dead letter to be replayed", REPAIR_TIMEOUT, async || {
         replay_dead_letters(stack, "payment").await?;

@@ -160,13 +160,8 @@ fn load_of_round(seed: u64, nth: u64) -> Load {
     Load {
         rate: RATE,
         duration: LOAD_DURATION,
-        cancelled_percent: 10,
-        duplicated_percent: 20,
-        disconnected_percent: 2,
-        lines_max: 8,
-        seed: Some(schedule::workload_seed(seed, nth)),
         drain_timeout: DRAIN_TIMEOUT,
-        ..Load::default()
+        ..Load::unruly(schedule::workload_seed(seed, nth))
     }
 }
 

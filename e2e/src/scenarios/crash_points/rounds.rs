@@ -87,13 +87,8 @@ impl<'a> CrashPointRun<'a> {
         let load = Load {
             rate,
             duration: self.timeout * 2,
-            cancelled_percent: 10,
-            duplicated_percent: 20,
-            disconnected_percent: 2,
-            lines_max: 8,
-            seed: Some(self.seed),
             drain_timeout: STEP_TIMEOUT,
-            ..Load::default()
+            ..Load::unruly(self.seed)
         };
         let (summary, done) = load::run_while(&self.run.client, &load, meanwhile).await?;
         self.run.add_summary(&summary);

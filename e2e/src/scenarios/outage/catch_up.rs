@@ -163,9 +163,9 @@ impl ObservedDatabase {
         Ok(sqlx::query_as(size).fetch_one(db).await?)
     }
 
-    /// Prints the relay's queries and the size of the outbox, closes the snapshot, and returns what
-    /// was not as promised.
-    pub async fn evaluate(self) -> Result<Vec<String>> {
+    /// Prints the relay's queries and the size of the outbox, closes the snapshot, and reports
+    /// what was not as promised.
+    pub async fn evaluate(self, report: &mut Report) -> Result<()> {
         let QueryStatistics { count, total_ms, longest_ms } = self.query_statistics().await?;
         let ObservedDatabase { service, db, snapshot, slowest_average_micros, .. } = self;
         ensure!(count > 0, "the statistics of {service} contain no query of the relay");
@@ -186,13 +186,11 @@ impl ObservedDatabase {
             group_digits(count),
             total_ms / count as f64
         ));
-        let mut failures = Vec::new();
-        if slowest > QUERY_TIME_MAX.as_secs_f64() * 1_000.0 {
-            failures.push(format!("the relay of {service} took {slowest:.0} ms a query"));
-        }
+        let slow = || format!("the relay of {service} took {slowest:.0} ms a query");
+        report.require(slowest <= QUERY_TIME_MAX.as_secs_f64() * 1_000.0, slow);
         if let Err(error) = cleared.context(format!("the outbox of {service}")) {
-            failures.push(format!("{error:#}"));
+            report.violations.push(format!("{error:#}"));
         }
-        Ok(failures)
+        Ok(())
     }
 }

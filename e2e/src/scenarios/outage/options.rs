@@ -58,7 +58,7 @@ pub struct Outage {
     pub downtime: Duration,
     /// Whether every service has a further instance, and so must always make progress.
     pub is_redundant: bool,
-    /// Whether the backlog must be worked off beside new orders, and the outboxes must stay fast.
+    /// Whether the backlog must be worked off while new orders arrive, and the outboxes must stay fast.
     pub catches_up: bool,
 }
 

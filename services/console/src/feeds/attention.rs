@@ -1,5 +1,5 @@
-//! What an operator has to know beside the rows of dead letters: the consumers that are paused, and how many dead letters
-//! wait.
+//! What an operator has to know in addition to the rows of dead letters: the consumers that are paused, and how many
+//! dead letters wait.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

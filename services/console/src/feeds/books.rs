@@ -69,11 +69,14 @@ impl BooksFeed {
             (false, true) => REFRESH_INTERVAL,
             (false, false) => RETRY_INTERVAL,
         };
-        let (services, operator, counted) = (services.clone(), operator.clone(), counted.clone());
-        self.feed.refresh(interval, async move {
-            let ops = operator.ask(&services).patient();
-            let books = services.names.iter().map(|name| read(&ops, name, must_be_current));
-            Some(Books { at: Some(Utc::now()), services: join_all(books).await, counted })
+        self.feed.refresh(interval, || {
+            let (services, operator) = (services.clone(), operator.clone());
+            let counted = counted.clone();
+            async move {
+                let ops = operator.ask(&services).patient();
+                let books = services.names.iter().map(|name| read(&ops, name, must_be_current));
+                Some(Books { at: Some(Utc::now()), services: join_all(books).await, counted })
+            }
         });
     }
 }

@@ -14,12 +14,6 @@ struct LastAnswer<T> {
     asked_at: Option<Instant>,
 }
 
-impl<T> Clone for Feed<T> {
-    fn clone(&self) -> Self {
-        Feed(self.0.clone())
-    }
-}
-
 impl<T> Default for Feed<T> {
     fn default() -> Self {
         Feed(Arc::new(Mutex::new(LastAnswer { answer: None, asked_at: None })))
@@ -41,18 +35,17 @@ impl<T: Send + Sync + 'static> Feed<T> {
 
     /// Asks again, in the background, unless that was done within the interval. No answer takes the place of the last
     /// one too.
-    pub fn refresh(
-        &self,
-        interval: Duration,
-        ask: impl Future<Output = Option<T>> + Send + 'static,
-    ) {
+    pub fn refresh<F>(&self, interval: Duration, ask: impl FnOnce() -> F)
+    where
+        F: Future<Output = Option<T>> + Send + 'static,
+    {
         let asked_at = Some(Instant::now());
         let mut last = self.0.lock();
         if last.asked_at.is_some_and(|at| at.elapsed() < interval) {
             return;
         }
         last.asked_at = asked_at;
-        let feed = self.clone();
+        let (feed, ask) = (Feed(self.0.clone()), ask());
         tokio::spawn(async move {
             let answer = ask.await;
             let mut last = feed.0.lock();

@@ -57,12 +57,14 @@ pub type InsightsFeed = Feed<Sums>;
 
 /// Asks for the sums if they are old, in the background and with the operator's token.
 pub fn refresh(feed: &InsightsFeed, services: &Arc<Services>, operator: &Operator) {
-    let (services, operator) = (services.clone(), operator.clone());
-    feed.refresh(REFRESH_INTERVAL, async move {
-        let ops = operator.ask(&services);
-        let asked = tokio::try_join!(ask(&ops, "/sales"), ask(&ops, "/outcomes"));
-        let (sales, outcomes) = asked.ok()?;
-        Some(Sums { at: Utc::now(), sales, outcomes })
+    feed.refresh(REFRESH_INTERVAL, || {
+        let (services, operator) = (services.clone(), operator.clone());
+        async move {
+            let ops = operator.ask(&services);
+            let asked = tokio::try_join!(ask(&ops, "/sales"), ask(&ops, "/outcomes"));
+            let (sales, outcomes) = asked.ok()?;
+            Some(Sums { at: Utc::now(), sales, outcomes })
+        }
     });
 }
 

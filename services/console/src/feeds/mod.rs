@@ -1,4 +1,4 @@
-//! What the pages show of the services beside the metrics. All viewers share each answer: a hundred of them load the
+//! What the pages show of the services in addition to the metrics. All viewers share each answer: a hundred of them load the
 //! services no more than one. A feed takes what it asks with, so it knows no page.
 
 pub mod attention;

@@ -85,7 +85,7 @@ impl PendingOrders {
 pub type PendingAnswer = Result<PendingOrders, String>;
 
 /// The answer that all viewers share.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct PendingFeed {
     shared: Arc<CachedAnswer<PendingAnswer>>,
     last: Feed<PendingAnswer>,
@@ -99,9 +99,11 @@ impl PendingFeed {
 
     /// Asks again if the last answer is old, in the background and with the operator's token.
     pub fn refresh(&self, services: &Arc<Services>, operator: &Operator) {
-        let (feed, services, operator) = (self.clone(), services.clone(), operator.clone());
-        let read = async move { Some(feed.read(&services, &operator).await) };
-        self.last.refresh(REFRESH_INTERVAL, read);
+        self.last.refresh(REFRESH_INTERVAL, || {
+            let (shared, services) = (self.shared.clone(), services.clone());
+            let operator = operator.clone();
+            async move { Some(ask(&shared, &services, &operator).await) }
+        });
     }
 
     /// Asks the order service, unless another viewer has just done so.
@@ -109,19 +111,26 @@ impl PendingFeed {
     /// # Errors
     /// In a sentence, why there is no answer.
     pub async fn read(&self, services: &Services, operator: &Operator) -> PendingAnswer {
-        let path =
-            format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit={LISTED_MAX}");
-        let ask = async {
-            let answer = operator.ask(services).get((DECIDER, Port::Admin), &path).await;
-            // A failure is kept like an answer: a service that is down is asked no more often.
-            Ok::<_, Problem>(answer.map_err(|error| error.to_string()))
-        };
-        let answer = match self.shared.get(REFRESH_INTERVAL, ask).await {
-            Ok((answer, _)) => answer,
-            Err(problem) => Err(problem.detail),
-        };
+        let answer = ask(&self.shared, services, operator).await;
         self.last.store(answer.clone());
         answer
+    }
+}
+
+async fn ask(
+    shared: &CachedAnswer<PendingAnswer>,
+    services: &Services,
+    operator: &Operator,
+) -> PendingAnswer {
+    let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit={LISTED_MAX}");
+    let answer = async {
+        let answer = operator.ask(services).get((DECIDER, Port::Admin), &path).await;
+        // A failure is kept like an answer: a service that is down is asked no more often.
+        Ok::<_, Problem>(answer.map_err(|error| error.to_string()))
+    };
+    match shared.get(REFRESH_INTERVAL, answer).await {
+        Ok((answer, _)) => answer,
+        Err(problem) => Err(problem.detail),
     }
 }
 

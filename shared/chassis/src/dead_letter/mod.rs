@@ -63,6 +63,10 @@ impl DeadLetterReason {
         DeadLetterReason { kind: ReasonKind::Undecodable, detail: detail.into() }
     }
 
+    pub(crate) fn unprocessable(detail: impl Into<String>) -> DeadLetterReason {
+        DeadLetterReason { kind: ReasonKind::Unprocessable, detail: detail.into() }
+    }
+
     pub(crate) fn handler_failed(detail: impl Into<String>) -> DeadLetterReason {
         DeadLetterReason { kind: ReasonKind::HandlerFailed, detail: detail.into() }
     }

@@ -193,15 +193,11 @@ const OPEN_ENUMERATION_NOTE: &str =
 /// Who may use each route, by the description of a service: the scopes are written once, and enforced from where they
 /// are published.
 fn route_access(document: &str) -> RouteAccess {
-    let document: Value = serde_json::from_str(document).expect("it was just written");
-    let paths = document["paths"].as_object().into_iter().flatten();
-    let operations = paths.flat_map(|(path, item)| {
-        item.as_object().into_iter().flatten().map(move |it| (path.clone(), it))
-    });
-    RouteAccess::new(operations.map(|(path, (method, operation))| {
+    let mut document: Value = serde_json::from_str(document).expect("it was just written");
+    RouteAccess::new(operations(&mut document).map(|(path, method, operation)| {
         let name = method.to_uppercase();
         let method = Method::from_bytes(name.as_bytes()).expect("utoipa names methods");
-        (path, method, access_of(operation))
+        (path.to_owned(), method, access_of(operation))
     }))
 }
 

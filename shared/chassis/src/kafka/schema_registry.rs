@@ -259,16 +259,17 @@ impl SchemaRegistryClient {
             Err(answer) => return answer,
         };
         let source = (found.schema, references);
-        let known = self.codecs.lock().get(&source).cloned();
-        let codec = match known {
-            Some(known) => known,
-            None => match Codec::with_references(&source.0, &source.1) {
-                Ok(codec) => Arc::new(codec),
-                Err(Undecodable(because)) => return unreadable(format!("schema {id}: {because}")),
-            },
-        };
-        self.codecs.lock().insert(source, codec.clone());
-        RegistryResponse::Conclusive(CachedSchema::Resolved(codec))
+        if let Some(known) = self.codecs.lock().get(&source) {
+            return RegistryResponse::Conclusive(CachedSchema::Resolved(known.clone()));
+        }
+        match Codec::with_references(&source.0, &source.1) {
+            Ok(codec) => {
+                let codec = Arc::new(codec);
+                self.codecs.lock().insert(source, codec.clone());
+                RegistryResponse::Conclusive(CachedSchema::Resolved(codec))
+            }
+            Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
+        }
     }
 }
 

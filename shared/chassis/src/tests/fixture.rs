@@ -1,14 +1,9 @@
 //! The fixture: a small service for one test, with its own database, topics and consumer group.
 
-use std::ops::{Deref, DerefMut};
-
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use tokio::sync::watch;
 
 use super::*;
 use crate::config::KafkaConfig;
-use crate::consumer::batch::BatchRunner;
 use crate::outbox::producer::Producer;
 use crate::outbox::sender::OutboxSender;
 
@@ -150,7 +145,7 @@ impl<const TEST: u32> Fixture<TEST> {
         // It lives as long as the process, as does that of a service.
         let registry: &'static SchemaRegistryClient = Box::leak(Box::new(self.registry_client()));
         let sender = OutboxSender::new(self.service, producer, registry);
-        SteppedSender { sender, db: self.db.acquire().await.unwrap() }
+        SteppedSender::new(sender, self.db.acquire().await.unwrap())
     }
 
     pub fn consumer_without_handlers(&self) -> Consumer<Tills> {
@@ -346,79 +341,6 @@ impl<const TEST: u32> Fixture<TEST> {
             self.query_number(waiting).await >= sessions
         })
         .await;
-    }
-}
-
-/// A consumer that handles the batches that a test gives it.
-pub struct SteppedConsumer<Last = ()> {
-    pub consumer: Consumer<Tills, Last>,
-    pub client: Arc<StreamConsumer<GroupContext>>,
-    pub stop: CancellationToken,
-}
-
-impl<Last> SteppedConsumer<Last> {
-    pub fn new(
-        consumer: Consumer<Tills, Last>,
-        client: Arc<StreamConsumer<GroupContext>>,
-    ) -> SteppedConsumer<Last> {
-        SteppedConsumer { consumer, client, stop: CancellationToken::new() }
-    }
-
-    pub fn batches(&self) -> BatchRunner<'_, Tills> {
-        BatchRunner::new(&self.consumer.resources, &self.client, &self.stop)
-    }
-
-    /// Handles a batch, and retries until no event of it is deferred.
-    pub async fn handle(&self, batch: Vec<OwnedMessage>) {
-        let mut batches = self.batches();
-        batches.handle(batch, &self.client.context().assignment()).await;
-        while let Some(due_at) = batches.next_due() {
-            tokio::time::sleep_until(due_at).await;
-            batches.retry_deferred().await;
-        }
-    }
-}
-
-/// The relay's sender, which takes the steps that a test asks for.
-pub(crate) struct SteppedSender {
-    sender: OutboxSender<'static>,
-    db: PoolConnection<Postgres>,
-}
-
-impl SteppedSender {
-    /// Sends up to this many rows, and returns how many.
-    pub async fn send(&mut self, limit: usize) -> usize {
-        self.try_send(limit).await.unwrap()
-    }
-
-    pub async fn try_send(&mut self, limit: usize) -> anyhow::Result<usize> {
-        self.sender.send_batch(&mut self.db, limit).await
-    }
-
-    pub async fn measure_lag(&mut self) {
-        self.sender.lag.measure(&mut self.db).await.unwrap();
-    }
-
-    /// Waits for the next delivery report and handles it. Returns the position of its row.
-    pub async fn next_delivery(&mut self) -> i64 {
-        let report = self.sender.producer.next_report().await.unwrap();
-        let position = report.0.position;
-        self.sender.on_delivery(report).unwrap();
-        position
-    }
-}
-
-impl Deref for SteppedSender {
-    type Target = OutboxSender<'static>;
-
-    fn deref(&self) -> &OutboxSender<'static> {
-        &self.sender
-    }
-}
-
-impl DerefMut for SteppedSender {
-    fn deref_mut(&mut self) -> &mut OutboxSender<'static> {
-        &mut self.sender
     }
 }
 

@@ -10,6 +10,7 @@ mod certificate;
 mod domain;
 mod fixture;
 mod proxy;
+mod stepped;
 mod support;
 mod test_server;
 
@@ -97,4 +98,5 @@ use crate::unprocessable;
 use domain::*;
 use fixture::*;
 use proxy::{Proxy, ProxyMode};
+use stepped::*;
 use support::*;

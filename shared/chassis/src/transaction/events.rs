@@ -10,7 +10,7 @@ use opentelemetry::trace::{Status, TraceContextExt};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::dead_letter::DeadLetterReason;
 use crate::event::{HandlerContext, Unprocessable};
 use crate::flow::wakeups::Wakeups;
 use crate::inbox;
@@ -54,7 +54,7 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
             let Some(known) = topics.get(&event_id) else { continue };
             if known != topic {
                 let detail = format!("its id is that of an event of {known}");
-                let reason = DeadLetterReason { kind: ReasonKind::Unprocessable, detail };
+                let reason = DeadLetterReason::unprocessable(detail);
                 return Err(ApplyError::Undecidable(nth, reason));
             }
             duplicates.insert(nth, None);

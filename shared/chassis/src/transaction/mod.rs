@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::crash_point;
-use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::dead_letter::DeadLetterReason;
 use crate::event::Unprocessable;
 use crate::outbox::{self, Envelope};
 use crate::telemetry::panics::catch_panic;
@@ -167,8 +167,5 @@ fn decide<R: UnitOfWork, I: WorkItem<R>>(
     let decided = catch_panic(|| item.decide(rows, now)).map_err(|panic| {
         DeadLetterReason::handler_failed(format!("its handler panicked: {panic}"))
     })?;
-    decided.map_err(|Unprocessable(detail)| DeadLetterReason {
-        kind: ReasonKind::Unprocessable,
-        detail,
-    })
+    decided.map_err(|Unprocessable(detail)| DeadLetterReason::unprocessable(detail))
 }
