@@ -17,9 +17,12 @@ TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
 # The services of the saga: those with a database. The control room is none of them.
 SAGA_SERVICES = $(shell sed -n 's/^ *"\(.*\)",/\1/p' services/list.rs)
-BUILD = cargo build $(addprefix --package ,$(SAGA_SERVICES) console events e2e) --profile ci --locked
+BUILD = cargo build $(addprefix --package ,$(SAGA_SERVICES) console declaration e2e) --profile ci --locked
 # One of the ignored tests runs the benchmark.
 BUILD_BENCH = cargo build --package bench --profile ci --locked --quiet
+# What is tested: everything, or the library of one service. `bench` has no library: with it, cargo gives the
+# dependencies the features of the whole workspace, and compiles none a second time.
+TESTED = $(if $(SERVICE),--package $(SERVICE) --package bench --lib,--workspace)
 # Fails if a required variable of a target is missing: $(call need,SERVICE ID).
 need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
@@ -47,10 +50,10 @@ demo: build ## Start everything, kill stock, go on placing orders; every order e
 	@$(E2E) demo
 
 # Most tests wait most of the time; those that need the machine for themselves take turns.
-test: build $(if $(ONLY),,crash-programs streams) ## Every test but those of faults, on real Kafka, registry and databases (ONLY=a_name: whose names contain it)
+test: build $(if $(ONLY)$(SERVICE),,crash-programs streams) ## Every test but those of faults, on real Kafka, registry and databases (ONLY=a_name: whose names contain it; SERVICE=x: its own)
 	@$(if $(findstring -ignored,$(ONLY)),$(BUILD_BENCH))
-	@cargo test --workspace --profile ci --locked --no-run --quiet $(ONLY)
-	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast $(ONLY)
+	@cargo test $(TESTED) --profile ci --locked --no-run --quiet $(ONLY)
+	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test $(TESTED) --profile ci --locked --no-fail-fast $(ONLY)
 
 # In docker compose, a profile has what these variables ask for.
 up: export COMPOSE_PROFILES := $(if $(STREAMS)$(CONNECT)$(REPORTING)$(filter cdc,$(RELAY)),flows$(COMPOSE_PROFILES:%=,%),$(COMPOSE_PROFILES))
@@ -215,9 +218,10 @@ erase: build #- Replace the id of the customer CUSTOMER=<id> in all databases, o
 timeline: build ## Show the timeline of the order ID=…: every event, its waiting times, and what is pending
 	@$(call need,ID)$(E2E) timeline "$(ID)"
 
-schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.json, the users of Kafka, and what docker compose has of further services
+schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.json, the topics and users of Kafka for Strimzi, and what docker compose has of further services
 	@$(TARGET)/contracts record
 	@$(TARGET)/contracts asyncapi >docs/asyncapi.json
+	@$(TARGET)/contracts topics >k8s/overlays/production/topics.yaml
 	@$(TARGET)/contracts users >k8s/overlays/production/users.yaml
 	@for feature in connect cdc reporting; do $(TARGET)/contracts users $$feature >k8s/components/$$feature/users.yaml; done
 	@$(E2E) compose-override
@@ -226,7 +230,7 @@ monitoring: tools #- Rewrite what docker compose mounts of k8s/monitoring
 	@REWRITE_MONITORING=1 cargo test --package e2e --test main --profile ci --locked --quiet -- docker_compose_mounts_what_the_folder_has
 
 openapi: tools #- Rewrite openapi.json of each service, and admin-openapi.json, from the code
-	@REWRITE_OPENAPI=1 cargo test --workspace --lib --bins --profile ci --locked --quiet -- the_committed_openapi_document
+	@REWRITE_OPENAPI=1 cargo test --workspace --lib --profile ci --locked --quiet -- the_committed_openapi_document
 
 check: build ## Formatting, lints and documentation (warnings are errors), packages, contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
 	@cargo fmt --check
@@ -238,7 +242,7 @@ check: build ## Formatting, lints and documentation (warnings are errors), packa
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --profile ci --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ every_recorded_version a_reader_survives the_committed_openapi_document the_committed_asyncapi_document the_committed_users manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_variant_ every_schema_file_ every_consumer_ every_recorded_version every_service_says_ an_added_event_ the_readers_ a_reader_survives the_committed_openapi_document the_committed_asyncapi_document the_committed_topics the_committed_users manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
 
 # Tests and benchmarks are compiled by the targets that run them. The first time, cargo shows its progress on a terminal.
 build: tools ## Compile the services and the programs of the stack, in the profile of all tests and demos

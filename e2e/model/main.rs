@@ -14,27 +14,6 @@
 // Clippy recognises tests by their attribute, and this whole program is a test.
 #![allow(clippy::unwrap_used)]
 
-// The services are programs and not libraries, so this program compiles their files. They import
-// their aggregate from `crate::order` and so on.
-#[allow(dead_code)]
-#[path = "../../services/order/src/order/mod.rs"]
-pub mod order;
-#[allow(dead_code)]
-#[path = "../../services/order/src/saga.rs"]
-pub mod order_saga;
-#[allow(dead_code)]
-#[path = "../../services/payment/src/payment.rs"]
-pub mod payment;
-#[allow(dead_code)]
-#[path = "../../services/payment/src/saga.rs"]
-pub mod payment_saga;
-#[allow(dead_code)]
-#[path = "../../services/stock/src/stock.rs"]
-pub mod stock;
-#[allow(dead_code)]
-#[path = "../../services/stock/src/saga.rs"]
-pub mod stock_saga;
-
 mod mutants;
 mod promises;
 mod properties;

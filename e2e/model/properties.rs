@@ -1,16 +1,15 @@
 //! The promises, and the whole space of what can happen to them.
 
-use chassis::Outgoing;
+use chassis::OutgoingEvents;
+use order::{PaymentLeg, Reason, Status, StockLeg};
 use stateright::{Model, Property};
 
 use crate::mutants::Mutant;
-use crate::order::{PaymentLeg, Reason, Status, StockLeg};
 use crate::promises::*;
 use crate::rows::place_order;
 use crate::saga::SagaModel;
 use crate::world::EventKind::*;
 use crate::world::{OrderState, Service, Step, World, deliveries};
-use crate::{payment, stock};
 
 impl<const N: usize> Model for SagaModel<N> {
     type State = World<N>;
@@ -33,7 +32,7 @@ impl<const N: usize> Model for SagaModel<N> {
             unprocessable: false,
         };
         let (rows, event) = place_order();
-        let placed = self.read_order(blank, &rows, Some(Outgoing::from_event(&event)));
+        let placed = self.read_order(blank, &rows, OutgoingEvents::of(event));
         vec![World { orders: [placed; N], available: self.units }]
     }
 

@@ -1,23 +1,24 @@
 //! What a handler left and published, read back into the compact state.
 
-use crate::order::{Order, Orders, Status};
-use crate::payment::Ledger;
+use chassis::{OutgoingEvents, Unprocessable};
+use order::{Order, Orders, Status};
+use payment::Ledger;
+use stock::Warehouse;
+
 use crate::rows::*;
 use crate::saga::{SagaModel, StepState};
-use crate::stock::Warehouse;
 use crate::world::EventKind::*;
 use crate::world::{EventKind, OrderState, World, deliveries};
-use chassis::{HandlerResult, Outgoing};
 
 impl<const N: usize> SagaModel<N> {
     pub fn read_order_result(
         &self,
         shown: OrderState,
-        answer: HandlerResult<Outgoing>,
+        answer: Result<OutgoingEvents, Unprocessable>,
         rows: &Orders,
     ) -> OrderState {
         match answer {
-            Ok(event) => self.read_order(shown, rows, event),
+            Ok(events) => self.read_order(shown, rows, events),
             Err(_) => {
                 let before = orders_from(&shown);
                 assert_eq!(rows.order(ORDER), before.order(ORDER), "it changes nothing");
@@ -30,7 +31,7 @@ impl<const N: usize> SagaModel<N> {
         &self,
         shown: OrderState,
         rows: &Orders,
-        event: Option<Outgoing>,
+        events: OutgoingEvents,
     ) -> OrderState {
         let row = rows.order(ORDER).unwrap();
         let (status, payment_leg, stock_leg) = (row.status, row.payment, row.stock);
@@ -41,16 +42,16 @@ impl<const N: usize> SagaModel<N> {
         // No handler reads why an order was cancelled, or how long its history is.
         let Order { reason, last_position, .. } = *built;
         self.assert_lossless(&Order { reason, last_position, ..row.clone() }, built);
-        self.record_published(after, "order", event)
+        self.record_published(after, "order", events)
     }
 
     pub fn read_payment_result(
         &self,
         shown: OrderState,
-        answer: HandlerResult<Outgoing>,
+        answer: Result<OutgoingEvents, Unprocessable>,
         rows: &Ledger,
     ) -> OrderState {
-        let Ok(event) = answer else { return OrderState { unprocessable: true, ..shown } };
+        let Ok(events) = answer else { return OrderState { unprocessable: true, ..shown } };
         let account = rows.account(CUSTOMER).unwrap();
         assert_eq!(account.deposited_cents, account.balance_cents + account.taken_cents);
         assert!(account.balance_cents >= 0, "no more is taken than there is");
@@ -65,16 +66,16 @@ impl<const N: usize> SagaModel<N> {
         if let Some(row) = rows.payment(ORDER) {
             self.assert_lossless(row, ledger_from(&after, true).payment(ORDER).unwrap());
         }
-        self.record_published(after, "payment", event)
+        self.record_published(after, "payment", events)
     }
 
     pub fn read_stock_result(
         &self,
         (shown, available): StepState,
-        answer: HandlerResult<Outgoing>,
+        answer: Result<OutgoingEvents, Unprocessable>,
         rows: &Warehouse,
     ) -> StepState {
-        let Ok(event) = answer else {
+        let Ok(events) = answer else {
             return (OrderState { unprocessable: true, ..shown }, available);
         };
         let item = rows.item(SKU).unwrap();
@@ -86,7 +87,7 @@ impl<const N: usize> SagaModel<N> {
             let again = warehouse_from(&after, left, self.units);
             self.assert_lossless(row, again.reservation(ORDER).unwrap());
         }
-        (self.record_published(after, "stock", event), left)
+        (self.record_published(after, "stock", events), left)
     }
 
     /// The row that a handler left equals the row that is built from the compact state: that state
@@ -102,16 +103,20 @@ impl<const N: usize> SagaModel<N> {
         &self,
         after: OrderState,
         by: &str,
-        event: Option<Outgoing>,
+        events: OutgoingEvents,
     ) -> OrderState {
-        let Some(event) = event else { return after };
-        assert_eq!((event.topic.publisher, event.key.as_str()), (by, ORDER.to_string().as_str()));
-        let kind = EventKind::from_outgoing(&event);
-        if self.mutant.is_none() && kind != Cancelled {
-            assert_eq!(event.body, sample(kind), "{kind:?}");
-        }
-        let repeated = after.published_twice || after.published & kind.bit() != 0;
-        OrderState { published: after.published | kind.bit(), published_twice: repeated, ..after }
+        let events = events.with_ids(context()).map(|(_, event)| event);
+        events.fold(after, |after, event| {
+            let key = ORDER.to_string();
+            assert_eq!((event.topic.publisher, event.key.as_str()), (by, key.as_str()));
+            let kind = EventKind::from_outgoing(&event);
+            if self.mutant.is_none() && kind != Cancelled {
+                assert_eq!(event.body, sample(kind), "{kind:?}");
+            }
+            let repeated = after.published_twice || after.published & kind.bit() != 0;
+            let published = after.published | kind.bit();
+            OrderState { published, published_twice: repeated, ..after }
+        })
     }
 
     /// Whether every published event was delivered to every subscriber, at least once.

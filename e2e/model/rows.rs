@@ -1,20 +1,20 @@
 //! Rows and events, built from the compact state of an order.
 
-use chassis::{Event, HandlerContext, Outgoing};
+use chassis::event::Outgoing;
+use chassis::{Command, Event, HandlerContext};
 use chrono::DateTime;
 use events::orders::{self, CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
     RejectReason, ReleasedLine, ReservedLine, StockRejected, StockReleased, StockReserved,
 };
+use order::{LineRequest, Order, Orders, PlaceOrder, Reason, Status};
+use payment::{Deposit, Ledger, Payment};
 use sqlx::types::Json;
+use stock::{Item, Reservation, Shortfall, Warehouse};
 use uuid::Uuid;
 
-use crate::order::{LineRequest, Order, Orders, PlaceOrder, Reason, Status};
-use crate::payment::{Deposit, Ledger, Payment};
-use crate::stock::{Item, Reservation, Shortfall, Warehouse};
 use crate::world::{EventKind, EventKind::*, OrderState};
-use crate::{order, order_saga, payment, stock};
 
 /// All orders are alike, so one set of ids and values serves them all.
 pub const ORDER: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_0001);
@@ -69,7 +69,7 @@ pub fn place_order() -> (Orders, OrderCreated) {
     let lines = vec![LineRequest { sku: SKU.into(), quantity: 1 }];
     let place = PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines };
     let context = HandlerContext { causation_id: None, ..context() };
-    let created = order_saga::place_order(&place, &mut rows, context).unwrap().unwrap();
+    let created = place.decide(&mut rows, context).unwrap().event.unwrap();
     (rows, created)
 }
 

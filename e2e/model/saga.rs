@@ -1,15 +1,17 @@
 //! A step: rows are built, the handler is called, and [`read_back`](crate::read_back) reads the rows back.
 
-use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing};
 use std::collections::HashMap;
 use std::sync::RwLock;
 
+use chassis::{
+    Accepted, Command, HandlerContext, HandlerResult, Outcome, OutgoingEvents, Unprocessable,
+};
+use order::{CancelOrder, PaymentLeg, Reason, Status, StockLeg};
+
 use crate::mutants::Mutant;
-use crate::order::{CancelOrder, PaymentLeg, Reason, Status, StockLeg};
 use crate::rows::*;
 use crate::world::EventKind::*;
 use crate::world::{EventKind, OrderState, Service, Step};
-use crate::{order_saga, payment, payment_saga, stock, stock_saga};
 
 /// One order and the item: all that a step can see and change.
 pub type StepState = (OrderState, i8);
@@ -167,10 +169,10 @@ impl<const N: usize> SagaModel<N> {
         let cancel =
             CancelOrder { order_id: ORDER, reason, caller: chassis::Caller::unrestricted() };
         let context = HandlerContext { causation_id: None, ..context() };
-        match order_saga::cancel_order(&cancel, &mut rows, context) {
-            Ok(event) => self.read_order(shown, &rows, event.and_then(Outcome::into_outgoing)),
+        match cancel.decide(&mut rows, context) {
+            Ok(Accepted { event, .. }) => self.read_order(shown, &rows, OutgoingEvents::of(event)),
             Err(refusal) => {
-                assert_eq!(refusal, order_saga::Refusal::AlreadyConfirmed);
+                assert_eq!(refusal, order::saga::Refusal::AlreadyConfirmed);
                 assert_eq!(
                     rows.order(ORDER),
                     orders_from(&shown).order(ORDER),
@@ -195,17 +197,17 @@ impl<const N: usize> SagaModel<N> {
                 let (mut rows, of) = (orders_from(&shown), context());
                 let orders = &mut rows;
                 let answer = match kind {
-                    Verified => published(order_saga::payment_verified(&verified(), orders, of)),
-                    Declined => published(order_saga::payment_declined(&declined(), orders, of)),
+                    Verified => published(order::saga::payment_verified(&verified(), orders, of)),
+                    Declined => published(order::saga::payment_declined(&declined(), orders, of)),
                     Refunded | PaymentVoid => {
                         let event = refunded(kind == Refunded);
-                        published(order_saga::payment_refunded(&event, orders, of))
+                        published(order::saga::payment_refunded(&event, orders, of))
                     }
-                    Reserved => published(order_saga::stock_reserved(&reserved(), orders, of)),
-                    Rejected => published(order_saga::stock_rejected(&rejected(), orders, of)),
+                    Reserved => published(order::saga::stock_reserved(&reserved(), orders, of)),
+                    Rejected => published(order::saga::stock_rejected(&rejected(), orders, of)),
                     Released | StockVoid => {
                         let event = released(kind == Released);
-                        published(order_saga::stock_released(&event, orders, of))
+                        published(order::saga::stock_released(&event, orders, of))
                     }
                     Created | Cancelled | Confirmed => none_subscribed(),
                 };
@@ -215,8 +217,8 @@ impl<const N: usize> SagaModel<N> {
                 let (mut rows, of) = (ledger_from(&shown, funded), context());
                 let ledger = &mut rows;
                 let answer = match kind {
-                    Created => published(payment_saga::verify_payment(&created(), ledger, of)),
-                    Cancelled => published(payment_saga::refund_payment(&cancelled(), ledger, of)),
+                    Created => published(payment::saga::verify_payment(&created(), ledger, of)),
+                    Cancelled => published(payment::saga::refund_payment(&cancelled(), ledger, of)),
                     _ => none_subscribed(),
                 };
                 (self.read_payment_result(shown, answer, &rows), available)
@@ -225,8 +227,8 @@ impl<const N: usize> SagaModel<N> {
                 let (mut rows, of) = (warehouse_from(&shown, available, self.units), context());
                 let warehouse = &mut rows;
                 let answer = match kind {
-                    Created => published(stock_saga::reserve_stock(&created(), warehouse, of)),
-                    Cancelled => published(stock_saga::release_stock(&cancelled(), warehouse, of)),
+                    Created => published(stock::saga::reserve_stock(&created(), warehouse, of)),
+                    Cancelled => published(stock::saga::release_stock(&cancelled(), warehouse, of)),
                     _ => none_subscribed(),
                 };
                 self.read_stock_result((shown, available), answer, &rows)
@@ -236,6 +238,6 @@ impl<const N: usize> SagaModel<N> {
 }
 
 /// What a handler publishes, as it leaves the service.
-fn published(answer: HandlerResult<impl Outcome>) -> HandlerResult<Outgoing> {
-    answer.map(|event| event.and_then(Outcome::into_outgoing))
+fn published(answer: HandlerResult<impl Outcome>) -> Result<OutgoingEvents, Unprocessable> {
+    answer.map(OutgoingEvents::of)
 }

@@ -1,14 +1,14 @@
 //! The compact state of all orders at a moment, and what can happen next.
 
-use chassis::{Outgoing, Topic};
 use std::hash::{Hash, Hasher};
 
-use events::orders;
-use events::payments::{self as payment_events, PaymentRefunded};
-use events::stock::{self as stock_events, StockReleased};
+use chassis::Topic;
+use chassis::event::{Event, Outgoing};
+use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{StockRejected, StockReleased, StockReserved};
+use order::{PaymentLeg, Reason, Status, StockLeg};
 
-use crate::order::{PaymentLeg, Reason, Status, StockLeg};
-use crate::{payment, stock};
 use EventKind::*;
 
 /// The types of events. A refund or a release that undoes nothing has a kind of its own.
@@ -48,15 +48,15 @@ impl EventKind {
 
     pub fn topic(self) -> &'static Topic {
         match self {
-            Created => &orders::CREATED,
-            Confirmed => &orders::CONFIRMED,
-            Cancelled => &orders::CANCELLED,
-            Verified => &payment_events::VERIFIED,
-            Declined => &payment_events::DECLINED,
-            Refunded | PaymentVoid => &payment_events::REFUNDED,
-            Reserved => &stock_events::RESERVED,
-            Rejected => &stock_events::REJECTED,
-            Released | StockVoid => &stock_events::RELEASED,
+            Created => OrderCreated::topic(),
+            Confirmed => OrderConfirmed::topic(),
+            Cancelled => OrderCancelled::topic(),
+            Verified => PaymentVerified::topic(),
+            Declined => PaymentDeclined::topic(),
+            Refunded | PaymentVoid => PaymentRefunded::topic(),
+            Reserved => StockReserved::topic(),
+            Rejected => StockRejected::topic(),
+            Released | StockVoid => StockReleased::topic(),
         }
     }
 
@@ -96,7 +96,7 @@ impl Service {
     }
 
     pub fn subscribes_to(self, kind: EventKind) -> bool {
-        kind.topic().subscribers.contains(&self.name())
+        declaration::subscribers(kind.topic()).contains(&self.name())
     }
 
     pub fn bit(self, kind: EventKind) -> u64 {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use chassis::event::Event;
 use clap::{Parser, Subcommand};
 use e2e::admin::connector_container;
 use e2e::admin::connectors::{self, Carrier};
@@ -35,7 +36,7 @@ use e2e::stack_description::{stack_description, with_console};
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
-use events::orders::CREATED;
+use events::orders::OrderCreated;
 use launcher::Stack;
 use launcher::program::{self, StackCommand};
 use uuid::Uuid;
@@ -172,7 +173,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::DeadLetters(command) => {
             return Ok(exit_code_if(dead_letters::run(&operator()?, &command, out).await?));
         }
-        Command::Poison => by_hand::produce_poison(&open_stack()?, &CREATED, out).await?,
+        Command::Poison => {
+            by_hand::produce_poison(&open_stack()?, OrderCreated::topic(), out).await?
+        }
         Command::Sql { service, statement } => {
             by_hand::run_sql(&open_stack()?, &service, &statement, out).await?
         }

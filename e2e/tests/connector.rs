@@ -8,7 +8,7 @@ use checker::{kafka, read_topic};
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::client::http_client::Client;
-use events::TOPICS;
+use events::saga_topics;
 use launcher::{Stack, eventually};
 use rdkafka::Message;
 use sqlx::{Connection, PgConnection};
@@ -48,7 +48,7 @@ async fn read_all(client: &Client) -> Result<Vec<PlainRecord>> {
     let settings = client.addresses.kafka.clone();
     let read = move || {
         let mut records = Vec::new();
-        for topic in TOPICS {
+        for topic in saga_topics() {
             read_topic(&settings, topic, |position, message| {
                 let headers = kafka::headers(message).context("a header cannot be read")?;
                 let headers = headers

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chassis::event::Topic;
+use chassis::event::{Event, Topic};
 use checker::{kafka, read_topic};
 use e2e::client::kafka::admin_client;
 use e2e::stack_description::checkout;
@@ -161,7 +161,7 @@ async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn every_subject_requires_full_transitive_compatibility() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {
-        for topic in events::DECLARED_TOPICS {
+        for topic in events::topics() {
             let url = format!("{}/config/{}", client.addresses.registry, topic.subject());
             let config: Value =
                 client.send(Method::GET, &url, None, None).await?.accepted_json()?;
@@ -181,9 +181,10 @@ async fn the_headers_of_real_records_are_those_of_the_asyncapi_document() -> Res
         let orders = place_orders(client, 1).await?;
         wait_until_confirmed(client, &orders).await?;
         let key = orders[0].order_id.to_string();
-        for (topic, is_caused) in
-            [(&events::orders::CREATED, false), (&events::payments::VERIFIED, true)]
-        {
+        for (topic, is_caused) in [
+            (events::orders::OrderCreated::topic(), false),
+            (events::payments::PaymentVerified::topic(), true),
+        ] {
             let kafka = &client.addresses.kafka;
             let headers = tokio::task::block_in_place(|| headers_of_key(kafka, topic, &key))?;
             assert_described(&document, topic, &headers)?;

@@ -2,6 +2,7 @@
 //! in docs/operations.md.
 
 use anyhow::{Result, bail, ensure};
+use chassis::event::Event;
 use e2e::admin::dead_letters::{self, DeadLetterCommand, DiscardOptions, by_hand};
 use e2e::client::operator::Operator;
 use e2e::client::order::Order;
@@ -157,7 +158,7 @@ async fn a_bad_deployment_pauses_the_consumer_and_a_replay_of_all_ends_every_ord
 async fn a_replay_of_undecodable_bytes_is_refused_and_they_can_be_discarded() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, .. }| {
         let mut out = Vec::new();
-        by_hand::produce_poison(stack, &events::orders::CREATED, &mut out).await?;
+        by_hand::produce_poison(stack, events::orders::OrderCreated::topic(), &mut out).await?;
         let poisoned = String::from_utf8(out)?;
         let position = poisoned.trim().rsplit(' ').next().unwrap_or_default().to_string();
         for service in ["payment", "stock"] {

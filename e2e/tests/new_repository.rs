@@ -52,7 +52,7 @@ fn without_git_nothing_is_written_and_the_next_try_works_beside_the_repository_o
     let failed = scratch.generate("shop", &[("GIT_DIR", &foreign)])?;
     ensure!(failed.status.success(), "{}", String::from_utf8_lossy(&failed.stderr));
     ensure!(scratch.files()? == ["shop".to_owned()].into(), "{:?}", scratch.files()?);
-    for file in [".git", "Cargo.toml", "src/main.rs"] {
+    for file in [".git", "Cargo.toml", "src/lib.rs"] {
         ensure!(scratch.0.join("shop").join(file).exists(), "{file}");
     }
     Ok(())

@@ -1,11 +1,10 @@
 //! The id of a customer is in the places that docs/security.md names, and in no log, span, metric or open topic.
 
 use anyhow::{Context, Result, ensure};
-use chassis::event::DataClass;
 use checker::read_topic;
 use e2e::client::http_client::Client;
 use e2e::stack_description::SERVICES;
-use events::TOPICS;
+use events::saga_topics;
 use futures::future::try_join_all;
 use launcher::Stack;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -128,7 +127,7 @@ impl Canary {
     /// It is in both topics of the class personal, so the search finds what there is.
     fn check_topics(&self, client: &Client) -> Result<()> {
         let kafka = &client.addresses.kafka;
-        for topic in TOPICS {
+        for topic in saga_topics() {
             let mut is_found = false;
             let read = || {
                 read_topic(kafka, topic, |_, message| {
@@ -137,7 +136,7 @@ impl Canary {
                 })
             };
             tokio::task::block_in_place(read).with_context(|| topic.name)?;
-            let is_personal = topic.class == DataClass::Personal;
+            let is_personal = topic.is_personal();
             ensure!(is_found == is_personal, "{}: found is {is_found}", topic.name);
         }
         Ok(())

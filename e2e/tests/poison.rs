@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use chassis::event::avro::frame;
 use chassis::kafka::RECORD_BYTES_MAX;
+use declaration::subscribers;
 use e2e::client::http_client::Client;
 use e2e::client::kafka::create_producer;
 use e2e::client::sample_events::{POISON_KEY, schema_id, valid_headers};
 use e2e::scenarios::poison::poison_all_topics;
 use e2e::stack_description::SERVICES;
-use events::TOPICS;
+use events::saga_topics;
 use futures::future::try_join_all;
 use launcher::eventually;
 use rdkafka::producer::FutureRecord;
@@ -58,11 +59,11 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
             Ok(())
         };
         let (positions, ()) = tokio::try_join!(poisoning, ordering)?;
-        for topic in TOPICS {
-            for service in topic.subscribers {
+        for topic in saga_topics() {
+            for service in subscribers(topic) {
                 let poison = &positions[topic.name];
                 let count = wait_for_poison(client, service, topic.name, poison).await?;
-                let url = format!("{}/dead-letters", client.addresses.admins[*service]);
+                let url = format!("{}/dead-letters", client.addresses.admins[service]);
                 let listed: Value = client.get_url(&url).await?;
                 ensure!(listed["waiting"].as_u64() >= Some(count as u64), "{}", listed["waiting"]);
                 let first = &listed["dead_letters"][0];
@@ -113,7 +114,7 @@ async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_s
         let before = before.await?;
         let producer = create_producer(client)?;
         let mut grown_to = before.clone();
-        for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
+        for topic in saga_topics().iter().filter(|topic| !subscribers(topic).is_empty()) {
             let record = frame(
                 schema_id(client, topic).await?,
                 &vec![b'x'; RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES],
@@ -123,7 +124,7 @@ async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_s
                 let large = FutureRecord::to(topic.name).key(POISON_KEY).payload(&record);
                 let large = large.headers(headers).partition(nth % topic.partitions);
                 let landed = producer.send(large, TIMEOUT).await.map_err(|(error, _)| error)?;
-                for service in topic.subscribers {
+                for service in subscribers(topic) {
                     let position = (topic.name, landed.partition, landed.offset);
                     wait_for_dead_letter(client, service, position, "undecodable", BLOCKED_MAX)
                         .await?;

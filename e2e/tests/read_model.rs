@@ -1,6 +1,7 @@
 //! Operator commands beside republishing: the read model is rebuilt.
 
 use anyhow::{Context, Result, ensure};
+use chassis::event::Event;
 use chassis::event::avro::frame;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
@@ -138,7 +139,7 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
         .await?;
 
         // Records in different partitions, as after partitions were added, have no order.
-        for partition in 0..events::stock::ITEMS.partitions {
+        for partition in 0..events::stock::StockItem::topic().partitions {
             send_undecodable_item(client, "unread", Some(partition)).await?;
         }
         client.put_item("unread", "Unread", 3).await?;
@@ -155,7 +156,7 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_adds_no_item_from_a_record_that_is_a_dead_letter() -> Result<()> {
     with_exclusive_fixture(async |Fixture { client, .. }| {
-        let topic = &events::stock::ITEMS;
+        let topic = events::stock::StockItem::topic();
         let payload = frame(schema_id(client, topic).await?, &valid_body(topic)?);
         let record = FutureRecord::to(topic.name).key("pen").payload(&payload);
         kafka::create_producer(client)?.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;

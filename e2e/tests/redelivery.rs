@@ -2,12 +2,16 @@
 //! of their names. Their names therefore sort after the tests that count dead letters.
 
 use anyhow::{Result, ensure};
+use chassis::event::Event;
 use e2e::client::http_client::Client;
 use e2e::client::order::Order;
 use e2e::scenarios::poison::send_unprocessable;
 use e2e::scenarios::redelivery::{self, consumer_lag, reset_offsets, table_hashes};
 use e2e::stack_description::SERVICES;
-use events::{TOPICS, orders, payments, stock as stocks};
+use events::orders::OrderCreated;
+use events::payments::PaymentVerified;
+use events::saga_topics;
+use events::stock::StockReserved;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
@@ -33,7 +37,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
         wait_until_outbox_empty(client, "order").await?;
         let mut held = Vec::new();
         for service in both {
-            held.push(redelivery::withhold(client, service, &orders::CREATED).await?);
+            held.push(redelivery::withhold(client, service, OrderCreated::topic()).await?);
         }
         try_join_all(both.map(|service| stack.start(service))).await?;
         let is_void = |it: &Order| (&*it.payment, &*it.stock) == ("void", "void");
@@ -60,8 +64,8 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
 async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
         for (topic, there, missing) in [
-            (&payments::VERIFIED, "reserved", "waiting"),
-            (&stocks::RESERVED, "waiting", "verified"),
+            (PaymentVerified::topic(), "reserved", "waiting"),
+            (StockReserved::topic(), "waiting", "verified"),
         ] {
             restart(stack, "order").await?;
             stack.pause("payment").await?;
@@ -130,8 +134,8 @@ async fn unprocessable_events_become_dead_letters_and_delay_no_valid_ones() -> R
             let began = Instant::now();
             confirm_orders(client, 5).await?;
             ensure!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
-            for topic in TOPICS {
-                for service in topic.subscribers {
+            for topic in saga_topics() {
+                for service in declaration::subscribers(topic) {
                     for (partition, offset) in positions.get(topic.name).into_iter().flatten() {
                         let position = (topic.name, *partition, *offset);
                         wait_for_dead_letter(client, service, position, "unprocessable", TIMEOUT)

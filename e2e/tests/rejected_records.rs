@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chassis::event::Event;
 use chassis::event::avro::frame;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
 use e2e::client::order::Order;
 use e2e::client::sample_events;
 use e2e::scenarios::order_faults;
-use events::orders::CREATED;
+use events::orders::OrderCreated;
 use faults::registry_gateway::RegistryGateway;
 use launcher::Stack;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -25,13 +26,14 @@ const READERS: [&str; 2] = ["payment", "stock"];
 /// Produces a record with this schema id in every partition of `orders.created`.
 async fn send_with_schema(client: &Client, id: u32) -> Result<()> {
     let producer: FutureProducer = kafka::create_producer(client)?;
-    for partition in 0..CREATED.partitions {
+    for partition in 0..OrderCreated::topic().partitions {
         let payload = frame(id, b"abc");
-        let record =
-            FutureRecord::to(CREATED.name).partition(partition).key(sample_events::POISON_KEY);
+        let record = FutureRecord::to(OrderCreated::topic().name)
+            .partition(partition)
+            .key(sample_events::POISON_KEY);
         let record = record
             .payload(&payload)
-            .headers(sample_events::valid_headers(&CREATED, Uuid::now_v7()));
+            .headers(sample_events::valid_headers(OrderCreated::topic(), Uuid::now_v7()));
         producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
     }
     Ok(())
@@ -94,7 +96,7 @@ async fn a_schema_id_that_the_registry_refuses_makes_dead_letters_and_delays_no_
         for service in READERS {
             let count =
                 async || count_dead_letters_with_reason(client, service, "schema 777").await;
-            let records = CREATED.partitions as usize;
+            let records = OrderCreated::topic().partitions as usize;
             wait_for("a dead letter for each record", TIMEOUT, count, |it| *it == records).await?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use checker::kafka;
 use chrono::{DateTime, Utc};
 use e2e::client::addresses::Addresses;
-use events::TOPICS;
+use events::saga_topics;
 use launcher::Stack;
 use launcher::proc_fs::ProcessIdentity;
 use rdkafka::ClientConfig;
@@ -143,7 +143,7 @@ async fn published_events(client: &ClientConfig) -> Result<f64> {
     let count = move || {
         let reader = kafka::create_consumer(&client, "bench")?;
         let mut count = 0;
-        for topic in TOPICS {
+        for topic in saga_topics() {
             let partitions = kafka::watermarks(&reader, topic.name)?;
             count += partitions.into_iter().map(|(_, end)| end).sum::<i64>();
         }

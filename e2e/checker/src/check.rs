@@ -81,14 +81,15 @@ pub async fn check(system: &System, timeout: Duration) -> Result<Verdict> {
     let dead_letters = DeadLetterIndex::from_rows(&sources.dead_letters().await?, discarded);
     let topics = Topics::<Events>::read(system, dead_letters.positions().collect()).await?;
     let services: Vec<&str> = system.databases.keys().copied().collect();
-    topics.check(&services, &dead_letters, &mut findings);
+    topics.check(&system.subscriptions, &services, &dead_letters, &mut findings);
     let retained_since = retained_since(system.topics);
     let context =
         InboxContext { dead_letters: &dead_letters, retained_since, unanswered: &BTreeSet::new() };
     let (mut handled, mut logged) = (BTreeMap::new(), BTreeMap::new());
     for (service, db) in sources.databases() {
         let events = topics.kept.records.iter().copied();
-        let matched = check_inbox(service, db, events, &context, &mut findings).await?;
+        let consumed = system.subscriptions.topics(service);
+        let matched = check_inbox((service, consumed), db, events, &context, &mut findings).await?;
         handled.insert(*service, matched);
         if outbox_log::is_installed(db).await? {
             let (arrivals, skew_ms) = (&topics.kept.arrivals, sources.clock_skew_ms()?);

@@ -102,17 +102,17 @@ impl<'a> InboxCheck<'a> {
     }
 }
 
-/// Compares the inbox of a service with the records of its topics, which are among these. Returns the
+/// Compares the inbox of a service with the records of the topics that it consumes, which are among these. Returns the
 /// number of events that the service handled.
 pub async fn check_inbox<I: InvariantName>(
-    service: &'static str,
+    (service, consumed): (&'static str, &[&Topic]),
     db: &PgPool,
     records: impl Iterator<Item = EventRecord>,
     context: &InboxContext<'_>,
     findings: &mut Findings<I>,
 ) -> Result<u64> {
     let mut received: Vec<EventRecord> =
-        records.filter(|record| uses_inbox(service, record.position.topic)).collect();
+        records.filter(|record| uses_inbox(consumed, record.position.topic)).collect();
     received.sort_unstable_by_key(|record| record.event_id);
     let mut check = InboxCheck::new(service, &received, context);
     let rows = "select event_id, topic, received_at from chassis.inbox order by event_id";
@@ -125,8 +125,8 @@ pub async fn check_inbox<I: InvariantName>(
 
 /// Whether a service has an inbox entry for each event of a topic. A compacted topic needs none,
 /// since its consumers compare versions.
-fn uses_inbox(service: &str, topic: &Topic) -> bool {
-    topic.retention != Retention::Compact && topic.subscribers.contains(&service)
+fn uses_inbox(consumed: &[&Topic], topic: &Topic) -> bool {
+    topic.retention != Retention::Compact && consumed.iter().any(|it| it.name == topic.name)
 }
 
 #[cfg(test)]
@@ -136,8 +136,8 @@ mod tests {
     use super::*;
     use crate::record::RecordPosition;
 
-    static FIRST: Topic = Topic::new("a.first", "a", &["b"], 1, Retention::Days(14), "");
-    static SECOND: Topic = Topic::new("a.second", "a", &["b"], 1, Retention::Days(14), "");
+    static FIRST: Topic = Topic::new("a.first", "a", "");
+    static SECOND: Topic = Topic::new("a.second", "a", "");
     const HANDLED: Uuid = Uuid::from_u128(1);
     const HANDLED_LATER: Uuid = Uuid::from_u128(2);
     const WITHOUT_EFFECT: Uuid = Uuid::from_u128(70);
@@ -187,5 +187,38 @@ mod tests {
         assert_eq!(check(&without_effect, &received, &discarded), (2, 0), "it was discarded");
         let twice = [received[0], received[0], received[1]];
         assert_eq!(check(&right, &twice, &none), (2, 0), "a duplicate is handled once");
+    }
+
+    /// A decision published two events for one key. Its own service hears the second one, and another hears both.
+    #[test]
+    fn each_event_of_one_decision_is_handled_by_each_of_its_subscribers() {
+        static TOLD: Topic = Topic::new("a.told", "a", "");
+        let [first, second] = [(HANDLED, &FIRST), (HANDLED_LATER, &TOLD)];
+        let missing = |service: &'static str, handled: &[(Uuid, &Topic)]| {
+            let position = |topic| RecordPosition { topic, partition: 0, offset: 7 };
+            let all = [first, second];
+            let consumed: &[&Topic] = if service == "a" { &[&TOLD] } else { &[&FIRST, &TOLD] };
+            let received = all.into_iter().filter(|(_, topic)| uses_inbox(consumed, topic));
+            let received: Vec<EventRecord> = received
+                .map(|(event_id, topic)| EventRecord { event_id, position: position(topic) })
+                .collect();
+            let dead_letters = &DeadLetterIndex::default();
+            let retained_since = Utc::now() - TimeDelta::days(13);
+            let context =
+                InboxContext { dead_letters, retained_since, unanswered: &BTreeSet::new() };
+            let mut findings = Findings::<crate::MessagingInvariant>::default();
+            let mut check = InboxCheck::new(service, &received, &context);
+            for (event_id, topic) in handled {
+                let (event_id, topic) = (*event_id, topic.name.into());
+                let row = InboxRow { event_id, topic, received_at: Utc::now() };
+                check.check_row(&row, &mut findings);
+            }
+            check.finish(&mut findings);
+            findings.count()
+        };
+        assert_eq!(missing("b", &[first, second]), 0);
+        assert_eq!(missing("b", &[first]), 1, "the second is no duplicate of the first");
+        assert_eq!(missing("a", &[second]), 0);
+        assert_eq!(missing("a", &[]), 1, "a service hears its own event");
     }
 }

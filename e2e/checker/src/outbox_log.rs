@@ -214,9 +214,9 @@ mod tests {
     use super::*;
     use crate::invariants::MessagingInvariant;
 
-    static HAPPENED: Topic = Topic::new("a.happened", "a", &["b"], 1, Retention::Days(14), "");
-    static ENDED: Topic = Topic::new("a.ended", "a", &["b"], 1, Retention::Days(14), "");
-    static STATE: Topic = Topic::new("a.state", "a", &["b"], 1, Retention::Compact, "");
+    static HAPPENED: Topic = Topic::new("a.happened", "a", "");
+    static ENDED: Topic = Topic::new("a.ended", "a", "");
+    static STATE: Topic = Topic::new("a.state", "a", "").compacted();
 
     /// The findings if a service published these events for one key, and these arrived: each with its
     /// topic, offset and append time.
@@ -275,5 +275,17 @@ mod tests {
         assert_eq!(kinds_of(&published, &between), ["Ordered overtaken"]);
         assert_eq!(kinds_by(&published, &between, false), [""; 0], "a connector sent them");
         assert_eq!(kinds_by(&published, &within, false), ["Ordered overtaken"]);
+    }
+
+    /// They have one cause, one key and one append time.
+    #[test]
+    fn each_event_of_one_decision_is_expected_in_the_order_of_its_outcome() {
+        let published = [(1, &HAPPENED), (2, &ENDED), (3, &STATE)];
+        let right = [(1, &HAPPENED, 0, 5), (2, &ENDED, 0, 5), (3, &STATE, 0, 5)];
+        assert_eq!(kinds_of(&published, &right), [""; 0]);
+        let one_is_missing = [right[0], right[2]];
+        assert_eq!(kinds_of(&published, &one_is_missing), ["Published lost"]);
+        let turned = [right[0], (2, &ENDED, 0, 4), right[2]];
+        assert_eq!(kinds_of(&published, &turned), ["Ordered overtaken"]);
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chassis::event::Topic;
+use chassis::event::{Subscriptions, Topic};
 use futures::stream::StreamExt;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
@@ -24,6 +24,8 @@ use crate::record::RecordPosition;
 pub struct System {
     /// Every topic, as the services declare it.
     pub topics: &'static [&'static Topic],
+    /// Which of them each service consumes, as its handlers say.
+    pub subscriptions: Subscriptions,
     /// The URL of each service's database, by the service's name, as a role that may read it. A
     /// publisher or subscriber that is not among them, as that of another repository, is not checked.
     pub databases: BTreeMap<&'static str, String>,
@@ -38,6 +40,7 @@ pub struct System {
 /// The open connections.
 pub struct Sources {
     topics: &'static [&'static Topic],
+    subscriptions: Subscriptions,
     databases: BTreeMap<&'static str, PgPool>,
     /// A client for each consumer group. It never joins the group.
     groups: HashMap<&'static str, BaseConsumer>,
@@ -57,7 +60,8 @@ impl Sources {
             databases.insert(*service, pool);
             groups.insert(*service, kafka::create_consumer(&system.kafka, service)?);
         }
-        Ok(Sources { topics: system.topics, databases, groups })
+        let subscriptions = system.subscriptions.clone();
+        Ok(Sources { topics: system.topics, subscriptions, databases, groups })
     }
 
     /// The databases, by service.
@@ -152,8 +156,8 @@ impl Sources {
     fn unread_records(&self) -> Result<Vec<String>> {
         let mut lags = Vec::new();
         for topic in self.topics {
-            let groups = self.groups.iter().filter(|(it, _)| topic.subscribers.contains(it));
-            for (service, group) in groups {
+            let subscribers = self.subscriptions.subscribers(topic);
+            for (service, group) in self.groups.iter().filter(|(it, _)| subscribers.contains(it)) {
                 let lag = kafka::lag(group, topic.name)?;
                 if lag > 0 {
                     let (lag, topic) = (group_digits(lag), topic.name);

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, Result};
-use chassis::event::Retention;
+use chassis::event::{Retention, Subscriptions};
 use rdkafka::message::Message;
 use sha2::{Digest, Sha256};
 
@@ -93,13 +93,14 @@ impl<K: KeepRecords> Topics<K> {
     /// each dead letter has its record.
     pub fn check<I: InvariantName>(
         &self,
+        subscriptions: &Subscriptions,
         services: &[&str],
         dead_letters: &DeadLetterIndex,
         findings: &mut Findings<I>,
     ) {
         for unknown in &self.unknown {
-            let subscribers = unknown.position.topic.subscribers.iter().copied();
-            let known: Vec<&str> = subscribers.filter(|it| services.contains(it)).collect();
+            let mut known = subscriptions.subscribers(unknown.position.topic);
+            known.retain(|it| services.contains(it));
             check_unknown_record(unknown, &known, dead_letters, findings);
         }
         for position in &self.missing {

@@ -7,19 +7,8 @@ use std::sync::OnceLock;
 use fuzz::Server;
 use libfuzzer_sys::fuzz_target;
 
-// The services are programs, not libraries, so their files are compiled in here.
-#[allow(dead_code)]
-#[path = "../../../services/stock/src/stock.rs"]
-mod stock;
-#[allow(dead_code)]
-#[path = "../../../services/stock/src/saga.rs"]
-mod saga;
-#[allow(dead_code)]
-#[path = "../../../services/stock/src/api.rs"]
-mod api;
-
 fuzz_target!(|bytes: &[u8]| {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let router = |db: sqlx::PgPool, commands| api::router(db, commands, "EUR".to_string());
+    let router = |db: sqlx::PgPool, commands| stock::api::router(db, commands, "EUR".to_string());
     SERVER.get_or_init(|| Server::new(router)).send(bytes);
 });

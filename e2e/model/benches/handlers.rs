@@ -2,8 +2,7 @@
 //! on rows in memory, without SQL and without the encoding of events. Each batch finds the rows that
 //! such a batch would have loaded; every order has two lines and its own customer.
 
-use chassis::HandlerContext;
-use std::convert::Infallible;
+use chassis::{Command, Decision, HandlerContext};
 use std::hint::black_box;
 
 use chrono::DateTime;
@@ -12,31 +11,10 @@ use events::orders::{CancelReason, OrderCancelled, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockItem};
 use events::stock::{StockRejected, StockReleased, StockReserved};
-use uuid::Uuid;
-
 use order::{CancelOrder, LineRequest, Orders, PlaceOrder};
 use payment::{Deposit, Ledger};
 use stock::{Delivery, PutItem, Warehouse};
-
-// The services are programs and not libraries, so this program compiles their files.
-#[allow(dead_code)]
-#[path = "../../../services/order/src/order/mod.rs"]
-mod order;
-#[allow(dead_code)]
-#[path = "../../../services/order/src/saga.rs"]
-mod order_saga;
-#[allow(dead_code)]
-#[path = "../../../services/payment/src/payment.rs"]
-mod payment;
-#[allow(dead_code)]
-#[path = "../../../services/payment/src/saga.rs"]
-mod payment_saga;
-#[allow(dead_code)]
-#[path = "../../../services/stock/src/stock.rs"]
-mod stock;
-#[allow(dead_code)]
-#[path = "../../../services/stock/src/saga.rs"]
-mod stock_saga;
+use uuid::Uuid;
 
 const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
 
@@ -48,31 +26,26 @@ const PLENTY: i64 = 1_000_000;
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let c = &mut criterion;
-    measure(c, "place_order", |n| (items(), placements(n)), order_saga::place_order);
-    measure(c, "verify_payment", |n| (ledger(n), created(n)), payment_saga::verify_payment);
-    measure(c, "reserve_stock", |n| (warehouse(), created(n)), stock_saga::reserve_stock);
+    measure(c, "place_order", |n| (items(), placements(n)), decide);
+    measure(c, "verify_payment", |n| (ledger(n), created(n)), payment::saga::verify_payment);
+    measure(c, "reserve_stock", |n| (warehouse(), created(n)), stock::saga::reserve_stock);
     // The first acceptance, and the second, which confirms.
-    measure(c, "payment_verified", |n| (placed(n), verified(n)), order_saga::payment_verified);
-    measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order_saga::stock_reserved);
-    measure(c, "payment_declined", |n| (placed(n), declined(n)), order_saga::payment_declined);
-    measure(c, "stock_rejected", |n| (placed(n), rejected(n)), order_saga::stock_rejected);
-    measure(c, "cancel_order", |n| (placed(n), cancellations(n)), order_saga::cancel_order);
-    measure(c, "refund_payment", |n| (charged(n), cancelled(n)), payment_saga::refund_payment);
+    measure(c, "payment_verified", |n| (placed(n), verified(n)), order::saga::payment_verified);
+    measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order::saga::stock_reserved);
+    measure(c, "payment_declined", |n| (placed(n), declined(n)), order::saga::payment_declined);
+    measure(c, "stock_rejected", |n| (placed(n), rejected(n)), order::saga::stock_rejected);
+    measure(c, "cancel_order", |n| (placed(n), cancellations(n)), decide);
+    measure(c, "refund_payment", |n| (charged(n), cancelled(n)), payment::saga::refund_payment);
     measure(
         c,
         "release_stock",
         |n| (warehouse_with_reservations(n), cancelled(n)),
-        stock_saga::release_stock,
+        stock::saga::release_stock,
     );
-    measure(c, "payment_refunded", |n| (ended(n), refunded(n)), order_saga::payment_refunded);
-    measure(c, "stock_released", |n| (ended(n), released(n)), order_saga::stock_released);
-    measure(
-        c,
-        "put_item",
-        |n| (Warehouse::default(), item_puts(n)),
-        |put, rows, context| Ok::<_, Infallible>(stock_saga::put_item(put, rows, context)),
-    );
-    measure(c, "item_changed", |n| (Orders::default(), item_changes(n)), order_saga::item_changed);
+    measure(c, "payment_refunded", |n| (ended(n), refunded(n)), order::saga::payment_refunded);
+    measure(c, "stock_released", |n| (ended(n), released(n)), order::saga::stock_released);
+    measure(c, "put_item", |n| (Warehouse::default(), item_puts(n)), decide);
+    measure(c, "item_changed", |n| (Orders::default(), item_changes(n)), order::saga::item_changed);
     criterion.final_summary();
 }
 
@@ -100,6 +73,14 @@ fn measure<R, E, A, F>(
         });
     }
     group.finish();
+}
+
+fn decide<C: Command>(
+    command: &C,
+    rows: &mut C::Aggregate,
+    context: HandlerContext,
+) -> Decision<C> {
+    command.decide(rows, context)
 }
 
 fn context() -> HandlerContext {
@@ -147,15 +128,15 @@ fn items() -> Orders {
 }
 
 fn placed(count: usize) -> Orders {
-    apply_all(items(), placements(count), order_saga::place_order)
+    apply_all(items(), placements(count), decide)
 }
 
 fn paid(count: usize) -> Orders {
-    apply_all(placed(count), verified(count), order_saga::payment_verified)
+    apply_all(placed(count), verified(count), order::saga::payment_verified)
 }
 
 fn ended(count: usize) -> Orders {
-    apply_all(placed(count), cancellations(count), order_saga::cancel_order)
+    apply_all(placed(count), cancellations(count), decide)
 }
 
 fn ledger(count: usize) -> Ledger {
@@ -165,11 +146,11 @@ fn ledger(count: usize) -> Ledger {
         amount_cents: PLENTY,
         currency: euros(),
     };
-    apply_all(Ledger::default(), generate(count, deposit), payment_saga::deposit)
+    apply_all(Ledger::default(), generate(count, deposit), decide)
 }
 
 fn charged(count: usize) -> Ledger {
-    apply_all(ledger(count), created(count), payment_saga::verify_payment)
+    apply_all(ledger(count), created(count), payment::saga::verify_payment)
 }
 
 fn warehouse() -> Warehouse {
@@ -181,12 +162,12 @@ fn warehouse() -> Warehouse {
     };
     let delivery =
         |sku: &str| Delivery { delivery_id: id(0), sku: sku.to_string(), quantity: PLENTY };
-    let there = apply_all(Warehouse::default(), SKUS.map(put).into(), stock_saga::put_item);
-    apply_all(there, SKUS.map(delivery).into(), stock_saga::receive_delivery)
+    let there = apply_all(Warehouse::default(), SKUS.map(put).into(), decide);
+    apply_all(there, SKUS.map(delivery).into(), decide)
 }
 
 fn warehouse_with_reservations(count: usize) -> Warehouse {
-    apply_all(warehouse(), created(count), stock_saga::reserve_stock)
+    apply_all(warehouse(), created(count), stock::saga::reserve_stock)
 }
 
 // Commands and events.

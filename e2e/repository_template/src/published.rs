@@ -16,9 +16,7 @@ impl ConfirmedPurchase {
 }
 
 impl Republish for ConfirmedPurchase {
-    fn topic_names() -> Vec<&'static str> {
-        vec![events::ACCEPTED.name]
-    }
+    type Events = PurchaseAccepted;
 
     fn published_events(&self) -> Vec<PublishedEvent> {
         let event = self.published();

@@ -94,7 +94,6 @@ fn rows(step: &Step, now: DateTime<Utc>) -> Vec<[String; 6]> {
             DeliveryState::Forgotten => {
                 ("unknown: older than the inbox keeps".to_string(), "-".to_string())
             }
-            DeliveryState::Unknown => ("no answer".to_string(), "-".to_string()),
         };
         [delivery.subscriber.clone(), after, tries]
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use checker::group_digits;
 use chrono::{DateTime, Utc};
-use events::TOPICS;
+use events::saga_topics;
 use launcher::directories::programs_directory;
 use launcher::{Stack, eventually};
 use ops_client::RepublishRequest;
@@ -39,7 +39,7 @@ pub struct RepublishOptions {
 /// does, and republishes. Returns the number of events of each service.
 pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'static str, u64)>> {
     let of = |service: &&str| options.service.as_deref().is_none_or(|name| name == *service);
-    let publishes = |service: &&str| TOPICS.iter().any(|topic| topic.publisher == *service);
+    let publishes = |service: &&str| saga_topics().iter().any(|topic| topic.publisher == *service);
     let services: Vec<&'static str> = SERVICES.into_iter().filter(of).filter(publishes).collect();
     let named = options.service.as_deref().unwrap_or_default();
     let known = SERVICES.into_iter().filter(publishes).collect::<Vec<_>>().join(" or ");

@@ -1,10 +1,10 @@
 //! Decodes records topic by topic, with the schema that the registry has for them.
 
 use apache_avro::types::Value;
-use chassis::event::Topic;
+use chassis::event::{Event, Topic};
 use checker::WriterSchema;
 use chrono::{DateTime, Utc};
-use events::stock;
+use events::stock::StockItem;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
@@ -40,7 +40,7 @@ pub(crate) fn decode_record(
     key: &str,
 ) -> Result<DecodedRecord, String> {
     let fields = writer.read_fields(body)?;
-    let is_item = topic.name == stock::ITEMS.name;
+    let is_item = topic.name == StockItem::topic().name;
     if !is_item && !compared_topics().any(|compared| compared.name == topic.name) {
         return decode_other(&fields, key);
     }
@@ -85,16 +85,16 @@ fn time(micros: Option<i64>) -> Result<DateTime<Utc>, String> {
 
 #[cfg(test)]
 mod tests {
-    use events::orders::{OrderCreated, OrderLine};
+    use contracts::samples;
+    use events::orders::{OrderCancelled, OrderCreated, OrderLine};
     use serde_json::json;
 
     use super::*;
     use crate::checker::test_cases::id;
-    use crate::client::sample_events::encode_json;
 
     #[test]
     fn a_body_that_is_not_exactly_one_record_is_refused() {
-        let topic = &events::orders::CREATED;
+        let topic = OrderCreated::topic();
         let writer = WriterSchema::new(topic.schema).unwrap();
         let line = |sku: &str| OrderLine { sku: sku.into(), quantity: 2, unit_price_cents: 150 };
         let order = OrderCreated {
@@ -116,7 +116,7 @@ mod tests {
     }
     #[test]
     fn fields_and_symbols_that_are_newer_than_the_checker_do_not_count() {
-        let topic = &events::orders::CANCELLED;
+        let topic = OrderCancelled::topic();
         let channel = r#"{"name": "channel", "type": ["null", "string"], "default": null}"#;
         let newer = topic.schema.replace(r#""deadline","#, r#""deadline", "changed_mind","#);
         let newer = newer.replacen(r#""fields": ["#, &format!(r#""fields": [{channel},"#), 1);
@@ -124,7 +124,7 @@ mod tests {
         for (reason, read) in [("deadline", Some("deadline")), ("changed_mind", None)] {
             let event =
                 json!({"channel": "shop", "order_id": id(1), "reason": reason, "occurred_at": 7});
-            let body = encode_json(&newer, event).unwrap();
+            let body = samples::encode(&newer, event).unwrap();
             let decoded = decode_record(topic, &writer, &body, "").unwrap();
             let RecordContent::Order(_, hash, _) = decoded.content else {
                 panic!("no event of an order")

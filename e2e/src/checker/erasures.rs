@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use anyhow::Result;
 use chassis::event::Topic;
-use events::TOPICS;
+use events::saga_topics;
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ static PERSONAL_FIELDS: LazyLock<HashMap<&str, HashSet<String>>> = LazyLock::new
         let names: HashSet<String> = names.collect();
         (!names.is_empty()).then_some((topic.name, names))
     };
-    TOPICS.iter().filter_map(fields).collect()
+    saga_topics().iter().filter_map(fields).collect()
 });
 
 /// The names of all personal fields.

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use chassis::event::Event;
 use checker::dead_letters::{DeadLetterIndex, check_unknown_record};
 use checker::inbox::{InboxCheck, InboxContext, InboxRow};
 use checker::record::{EventRecord, RecordPosition, UnknownRecord};
 use chrono::{DateTime, Utc};
-use events::orders;
+use events::orders::OrderCreated;
 use uuid::Uuid;
 
 use crate::checker::balances;
@@ -225,5 +226,5 @@ fn inbox_context<'a>(
 }
 
 pub(super) fn position(offset: i64) -> RecordPosition {
-    RecordPosition { topic: &orders::CREATED, partition: 1, offset }
+    RecordPosition { topic: OrderCreated::topic(), partition: 1, offset }
 }

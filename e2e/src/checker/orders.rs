@@ -2,8 +2,11 @@
 //! records. `orders_tests.rs` shows with rows made by hand that each check finds its violation.
 //! `records.rs` compares the rows with the records.
 
-use chassis::event::Topic;
-use events::{orders, payments, stock};
+use chassis::event::{Event, Topic};
+use declaration::subscribers;
+use events::orders::OrderCancelled;
+use events::payments::PaymentVerified;
+use events::stock::StockReserved;
 use uuid::Uuid;
 
 use crate::checker::findings::Findings;
@@ -133,7 +136,7 @@ fn check_history(case: &OrderCase, findings: &mut Findings) {
     }
     let id = case.order_id;
     let is_known =
-        |topic: &Topic| topic.publisher == "order" || topic.subscribers.contains(&"order");
+        |topic: &Topic| topic.publisher == "order" || subscribers(topic).contains(&"order");
     let expected = case.expected.iter().filter(|e| is_known(e.topic));
     let mut should: Vec<(Uuid, &str)> =
         expected.filter_map(|e| Some((e.event_id?, e.topic.name))).collect();
@@ -165,8 +168,9 @@ fn check_history_fold(
 ) {
     let mut history: Vec<&HistoryRow> = case.history.iter().collect();
     history.sort_unstable_by_key(|row| row.position);
-    let since_cancelled = history.iter().skip_while(|row| row.event != orders::CANCELLED.name);
-    let approvals = [payments::VERIFIED.name, stock::RESERVED.name];
+    let since_cancelled =
+        history.iter().skip_while(|row| row.event != OrderCancelled::topic().name);
+    let approvals = [PaymentVerified::topic().name, StockReserved::topic().name];
     let is_late = since_cancelled.clone().any(|row| approvals.contains(&row.event.as_str()));
     tally.late_approvals += u64::from(is_late);
     let lines = history.iter().map(|row| history_fold::HistoryEntry {

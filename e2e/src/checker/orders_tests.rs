@@ -1,9 +1,11 @@
 //! Each violation, made by hand, is found by its check, and a valid order has no findings.
 
+use chassis::event::Event;
 use checker::dead_letters::{DeadLetterIndex, check_unknown_record};
 use checker::record::{RecordPosition, UnknownRecord};
 use chrono::TimeDelta;
-use events::{orders, payments};
+use events::orders::{OrderCancelled, OrderCreated};
+use events::payments::PaymentDeclined;
 
 use crate::checker::findings::Findings;
 use crate::checker::record::RecordSummary;
@@ -111,7 +113,7 @@ fn an_event_that_is_in_no_topic_is_lost_unless_it_is_older_than_its_topic() {
 #[test]
 fn an_event_in_another_topic_than_its_own_is_lost_and_unknown() {
     let off = findings_after(confirmed(), |case| {
-        record_mut(case, VERIFIED).position.topic = &payments::DECLINED
+        record_mut(case, VERIFIED).position.topic = PaymentDeclined::topic()
     });
     assert_eq!(off, ["I8 lost", "I11 unknown"]);
 }
@@ -121,7 +123,7 @@ fn a_record_that_no_row_recorded_is_refused_unless_a_dead_letter_names_it() {
     let mut case = confirmed();
     let ghost = RecordSummary {
         event_id: id(66),
-        position: RecordPosition { topic: &orders::CANCELLED, partition: 1, offset: 5 },
+        position: RecordPosition { topic: OrderCancelled::topic(), partition: 1, offset: 5 },
         ..case.records[0]
     };
     case.records.push(ghost);
@@ -191,7 +193,7 @@ fn a_history_with_an_event_too_few_too_many_or_twice_is_refused() {
     let both = ["I3 audit", "I7 history"];
     assert_eq!(findings_after(confirmed(), |case| drop(case.history.pop())), both);
     let off = findings_after(confirmed(), |case| {
-        case.history.push(history_row(case, id(77), &orders::CANCELLED));
+        case.history.push(history_row(case, id(77), OrderCancelled::topic()));
     });
     assert_eq!(off, both);
     assert_eq!(
@@ -283,7 +285,7 @@ fn what_an_event_causes_is_in_its_trace() {
 
 #[test]
 fn an_unknown_record_must_be_a_dead_letter_of_every_subscriber_of_its_topic() {
-    let position = RecordPosition { topic: &orders::CREATED, partition: 1, offset: 5 };
+    let position = RecordPosition { topic: OrderCreated::topic(), partition: 1, offset: 5 };
     let unknown = UnknownRecord { position, hash: [1; 32], reason: "it is empty".into() };
     let off = |dead_letters: &DeadLetterIndex, readers: &[&str]| {
         let mut findings = Findings::default();

@@ -2,8 +2,11 @@
 //! there (I8), no other is (I11), with the same content, in the trace of its cause (I15) and in the
 //! order of decisions (I9).
 
-use chassis::event::Topic;
-use events::{orders, payments, stock};
+use chassis::event::{Event, Topic};
+use declaration::{SUBSCRIPTIONS, subscribers};
+use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{StockRejected, StockReleased, StockReserved};
 
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
@@ -19,7 +22,7 @@ pub fn check_records(
     context: &CheckContext<'_>,
     findings: &mut Findings,
 ) {
-    snapshot.check(&SERVICES, context.dead_letters, findings);
+    snapshot.check(&SUBSCRIPTIONS, &SERVICES, context.dead_letters, findings);
     for (position, what) in &snapshot.kept.out_of_order {
         findings.add(I9, "overtaken", || format!("{position}: {what}"));
     }
@@ -66,7 +69,7 @@ pub fn check_order_records(
             *tally.compared.entry(topic).or_default() += 1;
             let repeated = u64::from(!first && !record.republished);
             tally.duplicates += repeated;
-            tally.duplicates_delivered += repeated * u64::from(!e.topic.subscribers.is_empty());
+            tally.duplicates_delivered += repeated * u64::from(!subscribers(e.topic).is_empty());
             first &= record.republished;
             let is_right = e.has_content(record.content_hash)
                 || context.erasures.accept(case, e, record, &mut tally.erased);
@@ -108,10 +111,10 @@ fn check_append_order(case: &OrderCase, context: &CheckContext<'_>, findings: &m
         records.filter(|record| !record.republished).map(|record| record.appended_ms).min()
     };
     for (made, later) in [
-        (&orders::CREATED, &orders::CONFIRMED),
-        (&orders::CREATED, &orders::CANCELLED),
-        (&payments::VERIFIED, &payments::REFUNDED),
-        (&stock::RESERVED, &stock::RELEASED),
+        (OrderCreated::topic(), OrderConfirmed::topic()),
+        (OrderCreated::topic(), OrderCancelled::topic()),
+        (PaymentVerified::topic(), PaymentRefunded::topic()),
+        (StockReserved::topic(), StockReleased::topic()),
     ] {
         if context.carried_by_connector.contains(made.publisher) {
             continue;
@@ -145,16 +148,16 @@ fn check_traces(case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
     let reason = case.order.as_ref().and_then(|order| order.reason.as_deref());
     let by_command = matches!(reason, Some("customer" | "deadline"));
     let mut caused: Vec<(&Topic, &Topic)> = vec![
-        (&orders::CREATED, &payments::VERIFIED),
-        (&orders::CREATED, &payments::DECLINED),
-        (&orders::CREATED, &stock::RESERVED),
-        (&orders::CREATED, &stock::REJECTED),
-        (&orders::CREATED, &orders::CONFIRMED),
-        (&orders::CANCELLED, &payments::REFUNDED),
-        (&orders::CANCELLED, &stock::RELEASED),
+        (OrderCreated::topic(), PaymentVerified::topic()),
+        (OrderCreated::topic(), PaymentDeclined::topic()),
+        (OrderCreated::topic(), StockReserved::topic()),
+        (OrderCreated::topic(), StockRejected::topic()),
+        (OrderCreated::topic(), OrderConfirmed::topic()),
+        (OrderCancelled::topic(), PaymentRefunded::topic()),
+        (OrderCancelled::topic(), StockReleased::topic()),
     ];
     if !by_command {
-        caused.push((&orders::CREATED, &orders::CANCELLED));
+        caused.push((OrderCreated::topic(), OrderCancelled::topic()));
     }
     let (mut links, mut all) = (0, true);
     for (cause, effect) in caused {

@@ -12,6 +12,7 @@ use checker::dead_letters::{DeadLetterIndex, check_dead_letters};
 use checker::inbox::{InboxContext, check_inbox};
 use checker::record::{EventRecord, RecordPosition};
 use checker::{Sources, retained_since};
+use declaration::SUBSCRIPTIONS;
 use futures::stream::StreamExt;
 
 use crate::checker::balances::{
@@ -158,7 +159,11 @@ async fn check_inboxes(
         let records = snapshot.kept.of_orders.iter().chain(&snapshot.kept.others);
         let records = records
             .map(|record| EventRecord { event_id: record.event_id, position: record.position });
-        handled.insert(*service, check_inbox(service, db, records, context, findings).await?);
+        handled.insert(
+            *service,
+            check_inbox((service, SUBSCRIPTIONS.topics(service)), db, records, context, findings)
+                .await?,
+        );
     }
     Ok(handled)
 }

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use checker::System;
-use events::TOPICS;
+use declaration::SUBSCRIPTIONS;
+use events::saga_topics;
 use futures::stream::{BoxStream, StreamExt};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgPool, SqlSafeStr};
@@ -16,7 +17,8 @@ pub fn system(client: &Client) -> System {
     let addresses = &client.addresses;
     let database = |service| (service, addresses.databases[service].clone());
     System {
-        topics: &TOPICS,
+        topics: saga_topics(),
+        subscriptions: SUBSCRIPTIONS.clone(),
         databases: SERVICES.into_iter().map(database).collect(),
         kafka: addresses.kafka.clone(),
         registry: addresses.registry.clone(),

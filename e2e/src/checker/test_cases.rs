@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use chassis::event::Topic;
+use chassis::event::{Event, Topic};
 use checker::dead_letters::DeadLetterIndex;
 use checker::record::RecordPosition;
 use chrono::{DateTime, TimeDelta, Utc};
-use events::{orders, payments, stock};
+use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{StockRejected, StockReleased, StockReserved};
 use uuid::Uuid;
 
 use crate::checker::content_hash::content_hash;
@@ -81,27 +83,27 @@ pub(crate) fn reservation(state: &str) -> ReservationRow {
 /// The events that rows with these states record. Their content is another one for each topic, and need not be
 /// that of the rows: the queries take it from real ones.
 fn expected_records(status: &str, payment: &str, stock: &str) -> Vec<ExpectedRecord> {
-    let mut events = vec![(&orders::CREATED, CREATED)];
+    let mut events = vec![(OrderCreated::topic(), CREATED)];
     match status {
-        "confirmed" => events.push((&orders::CONFIRMED, ENDED)),
-        "cancelled" => events.push((&orders::CANCELLED, ENDED)),
+        "confirmed" => events.push((OrderConfirmed::topic(), ENDED)),
+        "cancelled" => events.push((OrderCancelled::topic(), ENDED)),
         _ => {}
     }
     match payment {
-        "declined" => events.push((&payments::DECLINED, VERIFIED)),
+        "declined" => events.push((PaymentDeclined::topic(), VERIFIED)),
         "void" => {}
-        _ => events.push((&payments::VERIFIED, VERIFIED)),
+        _ => events.push((PaymentVerified::topic(), VERIFIED)),
     }
     if ["refunded", "void"].contains(&payment) {
-        events.push((&payments::REFUNDED, REFUNDED));
+        events.push((PaymentRefunded::topic(), REFUNDED));
     }
     match stock {
-        "rejected" => events.push((&stock::REJECTED, RESERVED)),
+        "rejected" => events.push((StockRejected::topic(), RESERVED)),
         "void" => {}
-        _ => events.push((&stock::RESERVED, RESERVED)),
+        _ => events.push((StockReserved::topic(), RESERVED)),
     }
     if ["released", "void"].contains(&stock) {
-        events.push((&stock::RELEASED, RELEASED));
+        events.push((StockReleased::topic(), RELEASED));
     }
     let expected = |(topic, event_id): (&'static Topic, u128)| ExpectedRecord {
         topic,
@@ -116,15 +118,15 @@ fn expected_records(status: &str, payment: &str, stock: &str) -> Vec<ExpectedRec
 /// A history row of an event, with its position in the usual sequence.
 pub(crate) fn history_row(case: &OrderCase, event_id: Uuid, topic: &Topic) -> HistoryRow {
     let sequence = [
-        &orders::CREATED,
-        &payments::VERIFIED,
-        &payments::DECLINED,
-        &stock::RESERVED,
-        &stock::REJECTED,
-        &orders::CONFIRMED,
-        &orders::CANCELLED,
-        &payments::REFUNDED,
-        &stock::RELEASED,
+        OrderCreated::topic(),
+        PaymentVerified::topic(),
+        PaymentDeclined::topic(),
+        StockReserved::topic(),
+        StockRejected::topic(),
+        OrderConfirmed::topic(),
+        OrderCancelled::topic(),
+        PaymentRefunded::topic(),
+        StockReleased::topic(),
     ];
     let position = sequence.iter().position(|at| at.name == topic.name).unwrap() as i64;
     let reason = case.order.as_ref().and_then(|order| order.reason.clone());

@@ -1,14 +1,15 @@
 //! Records made by hand, valid and invalid, and what the reader makes of each.
 
 use chassis::admin::republish;
-use chassis::event::Topic;
 use chassis::event::avro::frame;
+use chassis::event::{Event, Topic};
 use checker::WriterSchemas;
 use checker::dead_letters::DeadLetterIndex;
 use checker::record::UnknownRecord;
 use chrono::DateTime;
-use events::stock::{self, StockItem};
-use events::{TOPICS, orders};
+use events::orders::OrderConfirmed;
+use events::saga_topics;
+use events::stock::StockItem;
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 use sha2::{Digest, Sha256};
@@ -64,8 +65,9 @@ impl TestRecord {
         let (sku, name, currency) = ("pen".into(), "Pen".into(), "EUR".into());
         let occurred_at = DateTime::default();
         let item = StockItem { sku, name, price_cents: 150, currency, version, occurred_at };
-        let body = stock::ITEMS.codec().encode(&item).unwrap();
-        TestRecord::with_body(&stock::ITEMS, &body).with_header("ce_id", &id(event).to_string())
+        let body = StockItem::topic().codec().encode(&item).unwrap();
+        TestRecord::with_body(StockItem::topic(), &body)
+            .with_header("ce_id", &id(event).to_string())
     }
 
     fn with_header(self, name: &'static str, value: &str) -> TestRecord {
@@ -130,7 +132,7 @@ fn findings_of(records: &[TestRecord]) -> Vec<String> {
 
 #[test]
 fn a_valid_record_of_each_topic_is_read_without_a_finding() {
-    for topic in TOPICS {
+    for topic in saga_topics() {
         let log = read_records(&[TestRecord::valid(topic)]);
         assert_eq!(
             log.kept.of_orders.len() + log.kept.others.len() + log.kept.items.len(),
@@ -152,7 +154,7 @@ fn a_valid_record_of_each_topic_is_read_without_a_finding() {
 
 #[test]
 fn each_header_that_is_wrong_or_missing_is_a_fault_of_the_envelope() {
-    for topic in [&orders::CONFIRMED, &stock::ITEMS] {
+    for topic in [OrderConfirmed::topic(), StockItem::topic()] {
         for name in
             ["ce_specversion", "ce_type", "ce_source", "ce_time", "content-type", "traceparent"]
         {
@@ -194,7 +196,7 @@ fn each_header_that_is_wrong_or_missing_is_a_fault_of_the_envelope() {
 
 #[test]
 fn a_record_that_is_no_event_is_unknown_in_every_topic_also_without_subscribers() {
-    for topic in TOPICS {
+    for topic in saga_topics() {
         let body = sample_events::valid_body(topic).unwrap();
         let right = || TestRecord::valid(topic);
         let wrong = [
@@ -213,7 +215,7 @@ fn a_record_that_is_no_event_is_unknown_in_every_topic_also_without_subscribers(
             ("it has no ce_id", right().without_header("ce_id")),
             ("its ce_id is not a UUID", right().with_header("ce_id", "7")),
         ];
-        let is_read = !topic.subscribers.is_empty();
+        let is_read = !declaration::subscribers(topic).is_empty();
         for (why, wrong) in wrong {
             let log = read_records(std::slice::from_ref(&wrong));
             let [UnknownRecord { position: at, hash, reason }] = &log.unknown[..] else {
@@ -243,7 +245,7 @@ fn the_versions_of_an_item_arrive_in_ascending_order_and_a_duplicate_may_come_la
     assert_eq!((findings_of(&right), newest(&read_records(&right))), (vec![], 3));
     let overtaken = [TestRecord::item(1, 1), TestRecord::item(3, 3), TestRecord::item(2, 2)];
     assert_eq!(findings_of(&overtaken), ["I9 overtaken"]);
-    assert_eq!(read_records(&overtaken).kept.out_of_order[0].0, position(&stock::ITEMS, 2));
+    assert_eq!(read_records(&overtaken).kept.out_of_order[0].0, position(StockItem::topic(), 2));
     // Republished or sent again: it is not out of order, but compaction keeps it.
     let repeated = [TestRecord::item(1, 1), TestRecord::item(2, 2), TestRecord::item(1, 1)];
     assert_eq!((findings_of(&repeated), newest(&read_records(&repeated))), (vec![], 1));
@@ -251,14 +253,14 @@ fn the_versions_of_an_item_arrive_in_ascending_order_and_a_duplicate_may_come_la
 
 #[test]
 fn a_republished_record_is_recognised_by_its_trace_and_no_other_is() {
-    let right = TestRecord::valid(&orders::CONFIRMED);
+    let right = TestRecord::valid(OrderConfirmed::topic());
     let key = String::from_utf8(right.key.clone().unwrap()).unwrap();
     let log = read_records(&[right.with_header("traceparent", &republish::traceparent(&key))]);
     assert_eq!(
         (log.kept.republished, log.kept.of_orders[0].republished, log.kept.envelope_faults),
         (1, true, vec![])
     );
-    let of_another = TestRecord::valid(&orders::CONFIRMED);
+    let of_another = TestRecord::valid(OrderConfirmed::topic());
     let log =
         read_records(&[of_another.with_header("traceparent", &republish::traceparent("another"))]);
     assert_eq!((log.kept.republished, log.kept.of_orders[0].republished), (0, false));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use checker::group_digits;
-use events::TOPICS;
+use events::saga_topics;
 
 use crate::checker::balances::Totals;
 use crate::checker::findings::Findings;
@@ -94,7 +94,7 @@ impl Verdict {
         let unknown = self.unknown_records + dead_lettered;
         let [records, events, duplicates, unknown, traced, confirmed] =
             [self.records, compared, duplicates, unknown, traced, confirmed].map(group_digits);
-        let topics = TOPICS.len();
+        let topics = saga_topics().len();
         let handled: Vec<String> = self
             .handled
             .iter()

@@ -1,11 +1,9 @@
 //! One valid event of each topic, for scenarios that write to a topic in place of its publisher.
 
 use anyhow::{Context, Result};
-use apache_avro::Schema;
-use apache_avro::types::Value as AvroValue;
-use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::event::{Event, Topic};
 use chrono::Utc;
+use contracts::samples;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -15,37 +13,9 @@ use crate::client::http_client::Client;
 /// The key of records that no service published. No order has it.
 pub const POISON_KEY: &str = "stranger";
 
-/// The sample of a topic, without `order_id` and `occurred_at`.
-fn sample(topic: &Topic) -> Option<Value> {
-    let (customer_id, total) = (Uuid::now_v7(), 150);
-    let lines = json!([{ "sku": "pen", "quantity": 1 }]);
-    let priced = json!([{ "sku": "pen", "quantity": 1, "unit_price_cents": total }]);
-    let amount = json!({ "amount_cents": total, "currency": "EUR" });
-    let order = json!({ "customer_id": customer_id, "lines": priced, "total_cents": total, "currency": "EUR" });
-    let samples = [
-        ("orders.created", order.clone()),
-        ("orders.confirmed", order),
-        ("orders.cancelled", json!({ "reason": "customer" })),
-        ("payments.verified", amount.clone()),
-        ("payments.declined", json!({ "reason": "no_account" })),
-        ("payments.refunded", amount),
-        ("stock.reserved", json!({ "lines": lines })),
-        (
-            "stock.rejected",
-            json!({ "reason": "out_of_stock", "sku": "pen", "requested": 1, "available": 0 }),
-        ),
-        ("stock.released", json!({ "lines": lines })),
-        (
-            "stock.items",
-            json!({ "sku": "pen", "name": "Pen", "price_cents": 150, "currency": "EUR", "version": 1 }),
-        ),
-    ];
-    samples.into_iter().find(|(name, _)| *name == topic.name).map(|(_, sample)| sample)
-}
-
 /// The body of a valid event of a topic, for an order that does not exist.
 pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
-    encode_json(topic.schema, valid_event(topic)?)
+    samples::encode(topic.schema, valid_event(topic)?)
 }
 
 /// The same with another value of one field. A text that is no UUID may stand where the schema has one: Avro's wire
@@ -54,22 +24,17 @@ pub fn body_with(topic: &Topic, field: &str, value: Value) -> Result<Vec<u8>> {
     let mut event = valid_event(topic)?;
     event[field] = value;
     let texts = topic.schema.replace(r#""logicalType": "uuid""#, r#""logicalType": "text""#);
-    encode_json(&texts, event)
+    samples::encode(&texts, event)
 }
 
+/// An event that its schema yields, of this moment.
 fn valid_event(topic: &Topic) -> Result<Value> {
-    let mut event =
-        sample(topic).with_context(|| format!("add a sample record of {} here", topic.name))?;
-    event["order_id"] = json!(Uuid::now_v7());
+    let mut event = samples::event(topic)?;
     event["occurred_at"] = json!(Utc::now().timestamp_micros());
+    if let Some(currency) = event.get_mut("currency") {
+        *currency = json!("EUR");
+    }
     Ok(event)
-}
-
-/// The body of an event that is given as JSON. A member that the schema does not have is left out.
-pub(crate) fn encode_json(schema: &str, event: Value) -> Result<Vec<u8>> {
-    let schema = Schema::parse_str(schema)?;
-    let event = AvroValue::try_from(event)?.resolve(&schema)?;
-    Ok(GenericDatumWriter::builder(&schema).build()?.write_value_to_vec(event)?)
 }
 
 /// The body of an event.

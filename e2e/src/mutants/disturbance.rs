@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use events::orders;
+use chassis::event::Event;
+use events::orders::OrderCreated;
 use launcher::Stack;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
@@ -92,7 +93,7 @@ impl Disturbance {
             Disturbance::CancellationsFirst(service) => {
                 stack.stop(service).await?;
                 sleep(a_while).await;
-                let held = redelivery::withhold(client, service, &orders::CREATED).await?;
+                let held = redelivery::withhold(client, service, OrderCreated::topic()).await?;
                 stack.start(service).await?;
                 sleep(a_while).await;
                 stack.stop(service).await?;

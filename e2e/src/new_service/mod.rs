@@ -1,8 +1,8 @@
 //! Generates a new service: `make service NAME=shipping` writes `services/shipping` from the template, for
 //! `orders.confirmed`.
 //!
-//! Outside of the folder it adds a line to two lists, and regenerates from them the files of docker compose and
-//! `Cargo.lock`.
+//! Outside of the folder it adds the name to the list of services, to the crate that links them and to the readers of
+//! `orders.confirmed`, and regenerates the files of docker compose and `Cargo.lock`.
 
 mod compose;
 pub(crate) mod names;
@@ -20,7 +20,12 @@ use crate::stack_description::checkout;
 /// The files that only a service of the workspace has.
 const OWN_FILES: &str = "e2e/workspace_template";
 
-const SUBSCRIBERS: &str = "shared/events/src/confirmed_subscribers.rs";
+/// The crate that links every service: its manifest, and what each service consumes.
+const MANIFEST: &str = "shared/declaration/Cargo.toml";
+const SUBSCRIPTIONS: &str = "shared/declaration/src/lib.rs";
+
+/// Declares `orders.confirmed`, whose readers it names.
+const EVENTS: &str = "shared/events/src/orders.rs";
 
 /// The words of the template, and those of a service that consumes `orders.confirmed`.
 const WORDS: [(&str, &str); 5] = [
@@ -65,8 +70,10 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
     let services = names::services(root)?.into_iter().chain([name.to_string()]);
     let compose = compose::files(root, &Vec::from_iter(services))?;
     let changed = [
-        (SERVICE_LIST, with_line(root, SERVICE_LIST, name)?, "the stack has it"),
-        (SUBSCRIBERS, with_line(root, SUBSCRIBERS, name)?, "it subscribes to orders.confirmed"),
+        (SERVICE_LIST, with_service(root, name)?, "the stack has it"),
+        (MANIFEST, with_dependency(root, name)?, "the declaration links it"),
+        (SUBSCRIPTIONS, with_subscription(root, name)?, "its handlers say what it consumes"),
+        (EVENTS, with_reader(root, name)?, "it may read the personal data of orders.confirmed"),
     ];
 
     let created = template::write(&root.join("services").join(name), &files)?;
@@ -83,13 +90,47 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
     Ok(generated)
 }
 
-/// The text of a list with one more name.
-fn with_line(root: &Path, file: &str, name: &str) -> Result<String> {
+/// The list of services with one more name.
+fn with_service(root: &Path, name: &str) -> Result<String> {
+    insert(root, SERVICE_LIST, "\n]", &format!("\n    \"{name}\","))
+}
+
+/// The manifest with one more dependency.
+fn with_dependency(root: &Path, name: &str) -> Result<String> {
+    let line = format!("\n{name} = {{ path = \"../../services/{name}\" }}");
+    insert(root, MANIFEST, "\n\n[dev-dependencies]", &line)
+}
+
+/// The subscriptions with those of one more service.
+fn with_subscription(root: &Path, name: &str) -> Result<String> {
+    let line = format!("\n        (\"{name}\", {name}::handlers().topics()),");
+    insert(root, SUBSCRIPTIONS, "\n    ])\n", &line)
+}
+
+/// The declaration of `orders.confirmed` with one more reader.
+fn with_reader(root: &Path, name: &str) -> Result<String> {
+    let text = read_file(&root.join(EVENTS))?;
+    let readers = || {
+        let topic = text.find("topic = \"orders.confirmed\"")?;
+        let from = topic + text[topic..].find("personal(")? + "personal(".len();
+        Some(from..from + text[from..].find(')')?)
+    };
+    let readers = readers().with_context(|| unknown_form(EVENTS))?;
+    let earlier = text[readers.clone()].trim().trim_end_matches(',');
+    let separator = if earlier.is_empty() { "" } else { ", " };
+    let (before, after) = (&text[..readers.start], &text[readers.end..]);
+    Ok(format!("{before}{earlier}{separator}\"{name}\"{after}"))
+}
+
+/// The text of a file with this part before the first place that begins so.
+fn insert(root: &Path, file: &str, place: &str, part: &str) -> Result<String> {
     let text = read_file(&root.join(file))?;
-    let list = text.trim_end().strip_suffix(']');
-    let list =
-        list.with_context(|| format!("{file} does not end with `]`: nothing was changed"))?;
-    Ok(format!("{list}    \"{name}\",\n]\n"))
+    let (before, after) = text.split_once(place).with_context(|| unknown_form(file))?;
+    Ok(format!("{before}{part}{place}{after}"))
+}
+
+fn unknown_form(file: &str) -> String {
+    format!("{file} has no place for the new service: nothing was changed")
 }
 
 /// Cargo adds a member of the workspace by itself, but not with `--locked`, which every command of make has.
@@ -128,12 +169,29 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_added_at_the_end_of_a_list() {
-        for list in [SERVICE_LIST, SUBSCRIBERS] {
-            let before = read_file(&checkout().join(list)).unwrap();
-            let after = with_line(&checkout(), list, "shipping").unwrap();
-            let rest = after.strip_prefix(before.trim_end().trim_end_matches(']')).unwrap();
-            assert_eq!(rest, "    \"shipping\",\n]\n", "{list}");
+    fn a_name_is_added_behind_the_others() {
+        let root = checkout();
+        for (file, text, line) in [
+            (SERVICE_LIST, with_service(&root, "shipping"), "    \"shipping\",\n]\n"),
+            (
+                MANIFEST,
+                with_dependency(&root, "shipping"),
+                "shipping = { path = \"../../services/shipping\" }\n\n[dev-dependencies]\n",
+            ),
+            (
+                SUBSCRIPTIONS,
+                with_subscription(&root, "shipping"),
+                "        (\"shipping\", shipping::handlers().topics()),\n    ])\n});\n",
+            ),
+            (EVENTS, with_reader(&root, "shipping"), "\"shipping\"))]\npub struct OrderConfirmed"),
+        ] {
+            let text = text.unwrap();
+            assert_eq!(
+                text.matches("shipping").count(),
+                line.matches("shipping").count(),
+                "{file}"
+            );
+            assert!(text.contains(line), "{file}: {text}");
         }
     }
 }

@@ -9,10 +9,11 @@ use chassis::event::avro::{BODY_BYTES_MAX, frame};
 use chassis::event::{Event, Topic};
 use checker::record::RecordPosition;
 use chrono::Utc;
-use events::TOPICS;
+use declaration::subscribers;
 use events::orders::OrderCreated;
 use events::payments::{PaymentRefunded, PaymentVerified};
-use events::stock::{ReservedLine, StockReserved};
+use events::saga_topics;
+use events::stock::{ReservedLine, StockItem, StockReserved};
 use futures::future::try_join_all;
 use launcher::eventually;
 use rand::Rng;
@@ -52,7 +53,7 @@ pub async fn expected_dead_letters(client: &Client) -> Result<HashSet<RecordPosi
         .fetch_all(&mut db)
         .await?;
         for (topic, partition, offset) in letters {
-            let topic = TOPICS.iter().find(|declared| declared.name == topic);
+            let topic = saga_topics().iter().find(|declared| declared.name == topic);
             let topic = topic.context("a dead letter of an unknown topic")?;
             positions.insert(RecordPosition { topic, partition, offset });
         }
@@ -116,7 +117,7 @@ pub async fn poison_all_topics(
 ) -> Result<PositionsByTopic> {
     let producer = create_producer(client)?;
     let mut places = PositionsByTopic::new();
-    for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
+    for topic in saga_topics().iter().filter(|topic| !subscribers(topic).is_empty()) {
         let id = schema_id(client, topic).await?;
         let kinds = poison_cases(id, &valid_body(topic)?, rng);
         let mut partitions = || {
@@ -220,10 +221,10 @@ pub async fn send_unprocessable(client: &Client, order: &Order) -> Result<Positi
         (StockReserved::topic(), reserved(-1)?),
         (StockReserved::topic(), reserved(i32::MAX)?),
     ];
-    for topic in TOPICS {
+    for topic in saga_topics() {
         // This order is never placed; but a cancellation of it could be one that overtook its
         // order.
-        if topic.subscribers == ["order"] && topic.name != events::stock::ITEMS.name {
+        if subscribers(topic) == ["order"] && topic.name != StockItem::topic().name {
             events.push((topic, valid_body(topic)?));
         }
     }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use chassis::admin::republish;
 use chassis::event::{Retention, Topic};
 use checker::kafka::{self, create_consumer, headers, watermarks};
-use events::TOPICS;
+use declaration::SUBSCRIPTIONS;
+use events::saga_topics;
 use futures::future::try_join_all;
 use rand::Rng;
 use rdkafka::admin::AdminOptions;
@@ -63,14 +64,13 @@ pub async fn consumer_lag(client: &Client, service: &'static str) -> Result<i64>
 /// handled, and the high watermark.
 pub async fn group_positions(client: &Client, service: &'static str) -> Result<Vec<(i64, i64)>> {
     in_group(client, service, move |group| {
-        let positions = subscribed(service).map(|topic| kafka::group_positions(group, topic.name));
+        let positions = SUBSCRIPTIONS
+            .topics(service)
+            .iter()
+            .map(|topic| kafka::group_positions(group, topic.name));
         Ok(positions.collect::<Result<Vec<_>>>()?.concat())
     })
     .await
-}
-
-fn subscribed(service: &'static str) -> impl Iterator<Item = &'static &'static Topic> {
-    TOPICS.iter().filter(move |topic| topic.subscribers.contains(&service))
 }
 
 /// Calls Kafka as a client of a group, on a thread that may block.
@@ -100,7 +100,7 @@ fn committed_offsets(
 pub async fn reset_offsets(client: &Client, service: &'static str, records: i64) -> Result<()> {
     in_group(client, service, move |group| {
         let mut positions = TopicPartitionList::new();
-        for topic in subscribed(service) {
+        for topic in SUBSCRIPTIONS.topics(service) {
             let watermarks = watermarks(group, topic.name)?;
             for position in committed_offsets(group, watermarks.len(), topic.name)?.elements() {
                 let (low, high) = watermarks[usize::try_from(position.partition())?];
@@ -174,7 +174,7 @@ const COPY_HEADER: &str = "copy";
 pub async fn produce_again(client: &Client, newest: i64, rng: &mut impl Rng) -> Result<u64> {
     let producer = create_producer(client)?;
     let mut written = 0;
-    for topic in TOPICS {
+    for topic in saga_topics() {
         let records =
             in_group(client, READER, move |reader| newest_records(reader, topic.name, newest))
                 .await?;
@@ -207,7 +207,7 @@ pub async fn produce_again(client: &Client, newest: i64, rng: &mut impl Rng) -> 
 /// relay. It includes those of an interrupted fault.
 pub async fn count_copies(client: &Client) -> Result<u64> {
     let mut copies = 0;
-    for topic in TOPICS {
+    for topic in saga_topics() {
         copies += in_group(client, READER, move |reader| {
             let mut copies = 0;
             for_each_newest(reader, topic.name, i64::MAX, |record| {

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chassis::event::Event;
 use checker::kafka;
 use chrono::{DateTime, Utc};
-use events::{insights, orders};
+use events::insights;
+use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use launcher::{Stack, eventually};
 use serde::Deserialize;
 use sqlx::{Connection, PgConnection};
@@ -86,7 +88,7 @@ pub async fn wait_until_equal(client: &Client, stack: &Stack, within: Duration) 
 /// If Kafka does not answer.
 pub async fn consumer_lag(client: &Client) -> Result<i64> {
     in_group(client, insights::NAME, |group| {
-        let topics = [&orders::CREATED, &orders::CONFIRMED, &orders::CANCELLED];
+        let topics = [OrderCreated::topic(), OrderConfirmed::topic(), OrderCancelled::topic()];
         let positions = topics.map(|topic| kafka::group_positions(group, topic.name));
         let positions = positions.into_iter().collect::<Result<Vec<_>>>()?.concat();
         Ok(positions.iter().map(|(next, high)| high - next).sum())

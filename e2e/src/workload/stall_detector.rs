@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use checker::kafka;
-use events::TOPICS;
+use declaration::SUBSCRIPTIONS;
 use futures::future::try_join_all;
 use rdkafka::consumer::BaseConsumer;
 use sqlx::{Connection, PgConnection};
@@ -128,7 +128,7 @@ type Partition = (&'static str, usize);
 /// high watermark.
 fn positions(group: &BaseConsumer, service: &str) -> Result<Vec<(Partition, (i64, i64))>> {
     let mut positions = Vec::new();
-    for topic in TOPICS.iter().filter(|topic| topic.subscribers.contains(&service)) {
+    for topic in SUBSCRIPTIONS.topics(service) {
         let of_topic = kafka::group_positions(group, topic.name)?.into_iter().enumerate();
         positions.extend(of_topic.map(|(nth, position)| ((topic.name, nth), position)));
     }

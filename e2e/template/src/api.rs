@@ -1,8 +1,8 @@
 //! The API of the shop service.
 
 use axum::extract::State;
-use axum::{Json as JsonResponse, Router};
-use chassis::{Path, Problem, Record, books, openapi};
+use axum::{Json, Router};
+use chassis::{Path, Problem, Record, openapi};
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,23 +28,19 @@ pub fn routes() -> OpenApiRouter<PgPool> {
 async fn show_purchase(
     State(db): State<PgPool>,
     Path(purchase_id): Path<Uuid>,
-) -> Result<JsonResponse<ConfirmedPurchase>, Problem> {
+) -> Result<Json<ConfirmedPurchase>, Problem> {
     let purchase = ConfirmedPurchase::find(&db, purchase_id).await?;
     purchase
-        .map(JsonResponse)
+        .map(Json)
         .ok_or_else(|| Problem::not_found("there is no confirmed purchase with this id"))
 }
 
 /// Balanced if the lines of all purchases add up to their totals.
-pub fn books(db: PgPool) -> Router {
-    books::router(
-        db,
-        "select purchases, total_cents, lines_cents, total_cents = lines_cents as balanced
-         from (select count(*) as purchases,
-                      coalesce(sum(total_cents), 0) as total_cents
-               from confirmed_purchases) as paid,
-              (select coalesce(sum((line ->> 'quantity')::bigint
-                                   * (line ->> 'unit_price_cents')::bigint), 0) as lines_cents
-               from confirmed_purchases, jsonb_array_elements(lines) as line) as ordered",
-    )
-}
+pub const BOOKS: &str = "
+    select purchases, total_cents, lines_cents, total_cents = lines_cents as balanced
+    from (select count(*) as purchases,
+                 coalesce(sum(total_cents), 0) as total_cents
+          from confirmed_purchases) as paid,
+         (select coalesce(sum((line ->> 'quantity')::bigint
+                              * (line ->> 'unit_price_cents')::bigint), 0) as lines_cents
+          from confirmed_purchases, jsonb_array_elements(lines) as line) as ordered";

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use chassis::{Loads, Record, Table, UnitOfWork, WriteBatch};
+use chassis::{Loader, Loads, Record, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
 use events::purchases::{ConfirmedLine, PurchaseConfirmed};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -69,8 +69,8 @@ impl Loads<PurchaseConfirmed> for Purchases {
 impl UnitOfWork for Purchases {
     type Keys = BTreeSet<Uuid>;
 
-    async fn load(tx: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Purchases> {
-        Ok(Purchases { confirmed: Table::lock(tx, keys).await? })
+    async fn load(loader: &mut Loader<'_>, keys: BTreeSet<Uuid>) -> sqlx::Result<Purchases> {
+        Ok(Purchases { confirmed: loader.lock(keys).await? })
     }
 
     fn save(&self, writes: &mut WriteBatch<'_>) {

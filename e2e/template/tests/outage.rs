@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use chassis::Subscriptions;
+use chassis::event::topics;
 use checker::{System, check, outbox_log};
 use chrono::Utc;
-use events::TOPICS;
 use events::purchases::{ConfirmedLine, PurchaseConfirmed};
 use launcher::{Stack, eventually};
 use serde_json::Value;
@@ -24,7 +25,8 @@ async fn an_outage_of_shop_loses_no_confirmed_purchase_and_records_none_twice() 
     let stack = Stack::ephemeral(&stack_description::stack_description())?;
     stack.up().await?;
     let system = System {
-        topics: &TOPICS,
+        topics: topics(),
+        subscriptions: Subscriptions::new([("shop", shop::handlers().topics())]),
         databases: [("shop", stack.database_url("shop")?)].into(),
         kafka: stack.kafka_client()?,
         registry: stack.registry_url()?,

@@ -8,10 +8,11 @@ use contracts::grants::AclOperation::{
     Alter, AlterConfigs, Create, Delete, Describe, DescribeConfigs, Read, Write,
 };
 use contracts::grants::{AclOperation, AclResource, Grant, OBSERVER};
+use declaration::CONTRACTS;
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::reporting;
 use e2e::stack_description::SERVICES;
-use events::{CONTRACTS, DECLARED_TOPICS, INTERNAL_TOPICS, connect, insights};
+use events::{INTERNAL_TOPICS, connect, insights};
 use launcher::directories::programs_directory;
 use launcher::{Stack, eventually};
 use rdkafka::ClientConfig;
@@ -121,7 +122,7 @@ fn identities() -> impl Iterator<Item = &'static str> {
 
 fn topics() -> impl Iterator<Item = &'static str> {
     let internal = INTERNAL_TOPICS.iter().map(|topic| topic.name);
-    DECLARED_TOPICS.iter().map(|topic| topic.name).chain(internal).chain(OTHER_TOPICS)
+    events::topics().iter().map(|topic| topic.name).chain(internal).chain(OTHER_TOPICS)
 }
 
 fn groups() -> impl Iterator<Item = String> {

@@ -161,7 +161,7 @@ impl Client {
         let consumer = self.consumer(group)?;
         // Each identity that may join a group may read one of these, and so gets a partition.
         let internal = events::INTERNAL_TOPICS.iter().map(|topic| topic.name);
-        let declared = events::DECLARED_TOPICS.iter().map(|topic| topic.name);
+        let declared = events::topics().iter().map(|topic| topic.name);
         let topics: Vec<&str> = declared.chain(internal).collect();
         consumer.subscribe(&topics)?;
         let joins = joins(&consumer)?;

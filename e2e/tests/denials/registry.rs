@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
-use events::TOPICS;
+use chassis::event::Event;
+use events::orders::OrderCreated;
 use launcher::directories::programs_directory;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ async fn each_token_can_do_in_the_registry_what_is_declared_and_nothing_else() -
     // The bearer who may write comes last, because what it deletes is gone.
     for (identity, token) in identities.into_iter().rev() {
         let attempt = Attempt { http: &http, url: stack.registry_url()?, token };
-        let known = format!("subject {}-value", TOPICS[0].name);
+        let known = format!("subject {}-value", OrderCreated::topic().name);
         let new = format!("subject {identity}-value");
         // The token of another stack is refused where no token is needed, too.
         let declared = match identity {
@@ -60,7 +61,7 @@ impl Attempt<'_> {
     async fn on_subject(&self, subject: &str) -> Result<BTreeSet<char>> {
         let subject = subject.split_whitespace().last().context("the name of a subject")?;
         let (of, versions) = (format!("config/{subject}"), format!("subjects/{subject}/versions"));
-        let schema = json!({ "schema": TOPICS[0].schema });
+        let schema = json!({ "schema": OrderCreated::topic().schema });
         let level = json!({ "compatibility": "NONE" });
         self.letters([
             ('r', Method::GET, &format!("{versions}/latest"), Value::Null),

@@ -1,6 +1,5 @@
 //! The program `e2e` as a process of its own: what it leaves behind, and as which user it runs.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -75,8 +74,13 @@ async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
     std::os::unix::fs::chown(&own, Some(NOBODY_ID), Some(NOBODY_ID))?;
     // An ordinary user may not be able to enter the checkout.
     let program = directory.0.join("e2e");
-    std::fs::copy(env!("CARGO_BIN_EXE_e2e"), &program)?;
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    // A program of its own copies it: a process that another test starts meanwhile would inherit a file that this one
+    // has open to write, and such a file cannot be executed.
+    let copied = Command::new("install")
+        .args(["-m", "755", env!("CARGO_BIN_EXE_e2e")])
+        .arg(&program)
+        .status()?;
+    assert!(copied.success());
     let status = Command::new("setpriv")
         .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
         .arg(&program)

@@ -3,7 +3,8 @@
 
 use chassis::event::Retention;
 use chassis::kafka::RECORD_BYTES_MAX;
-use events::{DECLARED_TOPICS, TOPICS};
+use declaration::SUBSCRIPTIONS;
+use events::topics;
 
 use super::configuration::default_value;
 use super::*;
@@ -74,8 +75,8 @@ fn check_kafka(tree: &str, objects: &[Value], found: &mut Violations) {
 }
 
 fn check_topics(tree: &str, objects: &[Value], found: &mut Violations) {
-    found.equal(tree, of_kind(objects, "KafkaTopic").len(), DECLARED_TOPICS.len());
-    for topic in DECLARED_TOPICS {
+    found.equal(tree, of_kind(objects, "KafkaTopic").len(), topics().len());
+    for topic in topics() {
         let mut config = json!({
             "message.timestamp.type": "LogAppendTime", "max.message.bytes": RECORD_BYTES_MAX,
             "compression.type": "uncompressed", "min.insync.replicas": 2, "cleanup.policy": "compact",
@@ -147,7 +148,7 @@ fn check_scaling(subject: &str, service: &str, objects: &[Value], found: &mut Vi
     }]});
     found.fields(subject, scaled, &by_lag);
     let replicas_max = scaled["maxReplicaCount"].as_u64().unwrap();
-    let subscribed = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
+    let subscribed = SUBSCRIPTIONS.topics(service).iter();
     let partitions = subscribed.map(|topic| topic.partitions as u64).min().unwrap();
     found.check(subject, format!("{replicas_max} of {partitions}"), replicas_max <= partitions);
     let database = &find(objects, "Cluster", &format!("{service}-db"))["spec"];

@@ -2,7 +2,7 @@
 
 use chassis::event::Retention;
 use e2e::image_pins::{files, is_exact, pulled_images, tag};
-use events::TOPICS;
+use events::saga_topics;
 
 use super::*;
 use crate::structure;
@@ -132,7 +132,7 @@ fn every_postgres_has_the_settings_of_the_others() {
 /// beginning.
 #[test]
 fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
-    let topics_days = TOPICS.iter().filter_map(|topic| match topic.retention {
+    let topics_days = saga_topics().iter().filter_map(|topic| match topic.retention {
         Retention::Days(days) => Some(days),
         Retention::Compact => None,
     });

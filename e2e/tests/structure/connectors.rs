@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use events::DECLARED_TOPICS;
+use events::topics;
 use serde_json::{Map, Value};
 
 use super::{read, root};
@@ -56,7 +56,7 @@ fn connectors() -> Vec<Connector> {
 
 /// The fields of a topic's schema, and those that are marked as personal.
 fn fields(topic: &str) -> (BTreeSet<String>, BTreeSet<String>) {
-    let declared = DECLARED_TOPICS.into_iter().find(|declared| declared.name == topic).unwrap();
+    let declared = topics().iter().find(|declared| declared.name == topic).unwrap();
     let schema: Value = serde_json::from_str(declared.schema).unwrap();
     let fields = schema["fields"].as_array().unwrap();
     let name = |field: &Value| field["name"].as_str().unwrap().to_string();

@@ -8,13 +8,14 @@ use serde_json::Value;
 use super::{deployables, read, root, services};
 
 /// Every crate that is no service, with its folder.
-pub const CRATES: [(&str, &str); 12] = [
+pub const CRATES: [(&str, &str); 13] = [
     ("holdfast-derive", "shared/derive"),
     ("holdfast-chassis", "shared/chassis"),
     ("holdfast-contracts", "shared/contracts"),
     ("holdfast-testing", "shared/testing"),
     ("holdfast-ops-client", "shared/ops-client"),
     ("events", "shared/events"),
+    ("declaration", "shared/declaration"),
     ("holdfast-launcher", "e2e/launcher"),
     ("holdfast-faults", "e2e/faults"),
     ("holdfast-checker", "e2e/checker"),
@@ -75,10 +76,18 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
         let own = dependencies[&service].difference(&others).cloned().collect::<BTreeSet<_>>();
         assert_eq!(own, libraries, "{service}");
     }
+    let linked = dependencies["declaration"].iter().filter(|it| services().contains(*it));
+    assert_eq!(linked.cloned().collect::<BTreeSet<_>>(), services(), "it links every service");
     let dependencies_of = |name: &str| dependencies[name].clone();
     let members: BTreeSet<String> = dependencies.keys().cloned().collect();
     let named = members.difference(&on(&CRATES.map(|(name, _)| name))).cloned().collect();
     assert_eq!(deployables(), named, "a service's folder, crate and name are one word");
+    let depends_on_a_service = |depends: &BTreeSet<String>| {
+        depends.iter().any(|it| deployables().contains(it.trim_end_matches(" (dev)")))
+    };
+    let calling = dependencies.iter().filter(|(_, depends)| depends_on_a_service(depends));
+    let calling: Vec<&str> = calling.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(calling, ["declaration", "model"], "a service is known by its API and its events");
     let (own, others) = (deployables(), on(&WITHOUT_DATABASE));
     let saga: BTreeSet<String> = own.difference(&others).cloned().collect();
     assert_eq!(services(), saga, "the native stack starts every service");

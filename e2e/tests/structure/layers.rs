@@ -74,6 +74,7 @@ fn other_crates() -> impl Iterator<Item = Imports> {
         "services/payment/src",
         "services/stock/src",
         "shared/contracts/src",
+        "shared/declaration/src",
         "shared/derive/src",
         "shared/events/src",
         "shared/ops-client/src",

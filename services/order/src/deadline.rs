@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
-use chassis::{Caller, Commands, ConsumerLag, Horizon, Problem, Reply, Service, ServiceLoop, db};
+use chassis::{
+    Caller, Commands, ConsumerLag, Horizon, Idempotent, Problem, Service, ServiceLoop, db,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use events::TOLERATED_OUTAGE;
 use futures::future::join_all;
@@ -21,7 +23,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::order::{CancelOrder, Orders, Reason};
-use crate::{pending_orders, saga};
+use crate::pending_orders;
 
 /// From one sweep to the next.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -165,10 +167,5 @@ pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
 /// Cancels an order if it is pending.
 async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {
     let cancel = CancelOrder { order_id, reason: Reason::Deadline, caller: Caller::unrestricted() };
-    let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
-        // An order that was confirmed meanwhile stays confirmed.
-        let event = saga::cancel_order(cancel, orders, context).unwrap_or_default();
-        Ok(Reply::ok(&()).with_event(event))
-    };
-    commands.execute(cancel, None, decide).await.map(drop)
+    commands.execute(Idempotent::without_key(cancel)).await.map(drop)
 }

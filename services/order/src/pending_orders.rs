@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json as JsonResponse;
+use axum::Json;
 use axum::extract::State;
 use chassis::{CachedAnswer, Problem, Query, db};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -111,7 +111,7 @@ struct AgeCount {
 async fn list_pending_orders(
     State((db, cached)): State<PendingState>,
     Query(ListQuery { older_than_seconds, limit }): Query<ListQuery>,
-) -> Result<JsonResponse<PendingOrders>, Problem> {
+) -> Result<Json<PendingOrders>, Problem> {
     if !(1..=LIST_MAX).contains(&limit) {
         return Err(Problem::invalid("limit", format!("must be 1 to {LIST_MAX}")));
     }
@@ -121,7 +121,7 @@ async fn list_pending_orders(
     let created_by = read_at - TimeDelta::seconds(older_than_seconds.into());
     let old_enough = oldest.iter().take_while(|order| order.created_at <= created_by);
     let ages = AGES.into_iter().zip(&counts[1..]);
-    Ok(JsonResponse(PendingOrders {
+    Ok(Json(PendingOrders {
         read_at,
         pending: counts[0],
         by_age: ages.map(|(age, n)| AgeCount { older_than_seconds: age, orders: *n }).collect(),

@@ -5,7 +5,7 @@
 //! after the order has ended. Then the order's row decides, once: two acceptances confirm a pending order, and the
 //! first no cancels it.
 
-use chassis::{HandlerContext, HandlerResult, Unprocessable, unprocessable};
+use chassis::{Command, Decision, HandlerContext, HandlerResult, Unprocessable, unprocessable};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
@@ -30,67 +30,90 @@ pub enum Refusal {
     AlreadyConfirmed,
 }
 
-/// The command that places an order → `orders.created`
+/// Places an order → `orders.created`
 ///
 /// The prices are those of the read model of items. A client sends none.
-pub fn place_order(
-    place: &PlaceOrder,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> Result<Option<OrderCreated>, Refusal> {
-    if orders.order(place.order_id).is_some() {
-        return Ok(None); // an earlier try was committed after all
-    }
-    let mut lines = Vec::with_capacity(place.lines.len());
-    let mut currency: Option<String> = None;
-    let mut total_cents = 0_i64;
-    for (nth, wanted) in place.lines.iter().enumerate() {
-        let item = orders.item(&wanted.sku).ok_or(Refusal::NoSuchItem { nth })?;
-        if *currency.get_or_insert_with(|| item.currency.clone()) != item.currency {
-            return Err(Refusal::MixedCurrencies { nth });
+impl Command for PlaceOrder {
+    type Aggregate = Orders;
+    type Output = Order;
+    type Event = OrderCreated;
+    type Refusal = Refusal;
+
+    fn decide(&self, orders: &mut Orders, context: HandlerContext) -> Decision<Self> {
+        let location = format!("/orders/{}", self.order_id);
+        if let Some(order) = orders.order(self.order_id) {
+            // An earlier try was committed after all.
+            return Ok(Self::created(location, order.clone()));
         }
-        total_cents = i64::from(wanted.quantity)
-            .checked_mul(item.price_cents)
-            .and_then(|cents| total_cents.checked_add(cents))
-            .ok_or(Refusal::TotalTooLarge { nth })?;
-        let LineRequest { sku, quantity } = wanted.clone();
-        lines.push(Line { sku, quantity, unit_price_cents: item.price_cents });
+        let order = self.price(orders, context)?;
+        let created = order.created();
+        orders.put_order(order);
+        orders.add_pending(self.order_id, context.now);
+        orders.record_published(&created, self.order_id, context);
+        let order = orders.loaded_order(self.order_id).clone();
+        Ok(Self::created(location, order).publishing(Some(created)))
     }
-    let order = Order {
-        order_id: place.order_id,
-        customer_id: place.customer_id,
-        status: Status::Pending,
-        reason: None,
-        payment: PaymentLeg::Waiting,
-        stock: StockLeg::Waiting,
-        total_cents,
-        currency: currency.unwrap_or_default(),
-        lines: Json(lines),
-        created_at: context.now,
-        ended_at: None,
-        created_event_id: context.event_id,
-        ended_event_id: None,
-        last_position: 0,
-    };
-    let created = order.created();
-    orders.put_order(order);
-    orders.add_pending(place.order_id, context.now);
-    orders.record_published(&created, place.order_id, context);
-    Ok(Some(created))
 }
 
-/// The command that cancels an order → `orders.cancelled`, unless it was cancelled already
-pub fn cancel_order(
-    cancel: &CancelOrder,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> Result<Option<OrderCancelled>, Refusal> {
-    let order = orders.order(cancel.order_id);
-    let order = order.filter(|order| cancel.caller.owns(order.customer_id));
-    match order.ok_or(Refusal::NoSuchOrder)?.status {
-        Status::Pending => Ok(cancel_if_pending(cancel.order_id, cancel.reason, orders, context)),
-        Status::Cancelled => Ok(None),
-        Status::Confirmed => Err(Refusal::AlreadyConfirmed),
+impl PlaceOrder {
+    /// The order, with the prices of this moment.
+    fn price(&self, orders: &Orders, context: HandlerContext) -> Result<Order, Refusal> {
+        let mut lines = Vec::with_capacity(self.lines.len());
+        let mut currency: Option<String> = None;
+        let mut total_cents = 0_i64;
+        for (nth, wanted) in self.lines.iter().enumerate() {
+            let item = orders.item(&wanted.sku).ok_or(Refusal::NoSuchItem { nth })?;
+            if *currency.get_or_insert_with(|| item.currency.clone()) != item.currency {
+                return Err(Refusal::MixedCurrencies { nth });
+            }
+            total_cents = i64::from(wanted.quantity)
+                .checked_mul(item.price_cents)
+                .and_then(|cents| total_cents.checked_add(cents))
+                .ok_or(Refusal::TotalTooLarge { nth })?;
+            let LineRequest { sku, quantity } = wanted.clone();
+            lines.push(Line { sku, quantity, unit_price_cents: item.price_cents });
+        }
+        Ok(Order {
+            order_id: self.order_id,
+            customer_id: self.customer_id,
+            status: Status::Pending,
+            reason: None,
+            payment: PaymentLeg::Waiting,
+            stock: StockLeg::Waiting,
+            total_cents,
+            currency: currency.unwrap_or_default(),
+            lines: Json(lines),
+            created_at: context.now,
+            ended_at: None,
+            created_event_id: context.event_id,
+            ended_event_id: None,
+            last_position: 0,
+        })
+    }
+}
+
+/// Cancels an order → `orders.cancelled`, unless it was cancelled already
+impl Command for CancelOrder {
+    type Aggregate = Orders;
+    type Output = Order;
+    type Event = OrderCancelled;
+    type Refusal = Refusal;
+
+    fn decide(&self, orders: &mut Orders, context: HandlerContext) -> Decision<Self> {
+        let order = orders.order(self.order_id);
+        let order = order.filter(|order| self.caller.owns(order.customer_id));
+        let order = order.ok_or(Refusal::NoSuchOrder)?;
+        match order.status {
+            // An order that was confirmed in time stays confirmed after its deadline.
+            Status::Confirmed if self.reason != Reason::Deadline => {
+                return Err(Refusal::AlreadyConfirmed);
+            }
+            Status::Confirmed | Status::Cancelled => return Ok(Self::ok(order.clone())),
+            Status::Pending => {}
+        }
+        let cancelled = cancel_if_pending(self.order_id, self.reason, orders, context);
+        let order = orders.loaded_order(self.order_id).clone();
+        Ok(Self::ok(order).publishing(cancelled))
     }
 }
 

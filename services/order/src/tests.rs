@@ -12,7 +12,7 @@ mod pending_orders;
 mod republishing;
 mod statements;
 
-use chassis::{Caller, Event, HandlerContext, HandlerResult, Outcome};
+use chassis::{Caller, Command, Event, HandlerContext, HandlerResult, Outcome, OutgoingEvents};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -27,11 +27,12 @@ use testing::{TestClient, TestService};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::books::BOOKS;
 use crate::order::{
     Line, LineRequest, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
 };
 use crate::saga;
-use crate::{api, books, discard};
+use crate::{api, discard};
 
 const ORDER: Uuid = Uuid::from_u128(7);
 const CUSTOMER: Uuid = Uuid::from_u128(8);
@@ -144,8 +145,9 @@ fn handle(
     context: HandlerContext,
 ) -> Result<Option<&'static str>, String> {
     fn topic(answer: HandlerResult<impl Outcome>) -> Result<Option<&'static str>, String> {
-        let event = answer.map_err(|impossible| impossible.0)?;
-        Ok(event.and_then(Outcome::into_outgoing).map(|event| event.topic.name))
+        let outcome = answer.map_err(|impossible| impossible.0)?;
+        let event = OutgoingEvents::of(outcome).with_ids(self::context(0)).next();
+        Ok(event.map(|(_, event)| event.topic.name))
     }
     match response {
         Verified => topic(saga::payment_verified(&verified(order_id), rows, context)),
@@ -223,5 +225,5 @@ async fn post_order(client: &TestClient) -> Uuid {
 }
 
 async fn books(fixture: &TestService<Orders>) -> Value {
-    TestClient(books::router(fixture.db.clone())).get("/books").await.body
+    TestClient(chassis::books::router(fixture.db.clone(), BOOKS)).get("/books").await.body
 }

@@ -1,10 +1,10 @@
 //! The API of the payment service.
 
 use axum::extract::State;
-use axum::{Json as JsonResponse, Router};
+use axum::{Json, Router};
 use chassis::{
-    Caller, Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, books,
-    deserialize_integer, label_request, openapi,
+    Caller, Commands, Idempotent, Path, Problem, Record, Reply, deserialize_integer, label_request,
+    openapi,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::payment::{Account, Deposit, Ledger, Payment};
-use crate::saga::{self, DEPOSITED_MAX_CENTS, Refusal};
+use crate::saga::{DEPOSITED_MAX_CENTS, Refusal};
 
 #[derive(Clone)]
 pub struct Api {
@@ -46,10 +46,10 @@ async fn show_account(
     State(api): State<Api>,
     caller: Caller,
     Path(customer_id): Path<Uuid>,
-) -> Result<JsonResponse<Account>, Problem> {
+) -> Result<Json<Account>, Problem> {
     let account = Account::find(&api.db, customer_id).await?;
     let account = account.filter(|account| caller.may_read(account.customer_id));
-    account.map(JsonResponse).ok_or_else(|| Problem::not_found("this customer has no account"))
+    account.map(Json).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
 /// A deposit as a client requests it.
@@ -65,8 +65,8 @@ struct DepositRequest {
 ///
 /// The first deposit opens the account, in the currency of this service. A payment provider makes deposits, into the
 /// account of any customer, and the answer tells nothing else of that account.
-#[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(IdempotencyKey),
-    security(("token" = ["accounts:deposit"])), responses(
+#[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(Idempotent<()>),
+    request_body = DepositRequest, security(("token" = ["accounts:deposit"])), responses(
     (status = 201, description = "The deposit. `Location` has the account.", body = Deposit),
     (status = 409, description = "The account is in another currency than deposits are now."),
     (status = 422, description = "`field` breaks a rule, or all deposits together would be too large. \
@@ -74,24 +74,24 @@ struct DepositRequest {
 ))]
 async fn deposit(
     State(api): State<Api>,
-    IdempotencyKey(key): IdempotencyKey,
     Path(customer_id): Path<Uuid>,
-    Json(request): Json<DepositRequest>,
+    request: Idempotent<DepositRequest>,
 ) -> Result<Reply, Problem> {
-    let amount_cents = request.amount_cents;
-    if !(1..=DEPOSITED_MAX_CENTS).contains(&amount_cents) {
-        let detail = format!("must be 1 to {DEPOSITED_MAX_CENTS}");
-        return Err(Problem::invalid("amount_cents", detail));
+    let deposit = request.try_map(|request| request.deposit(customer_id, &api.currency))?;
+    api.commands.execute(deposit).await
+}
+
+impl DepositRequest {
+    /// The command that takes it into this account. A refusal names the field.
+    fn deposit(self, customer_id: Uuid, currency: &str) -> Result<Deposit, Problem> {
+        let amount_cents = self.amount_cents;
+        if !(1..=DEPOSITED_MAX_CENTS).contains(&amount_cents) {
+            let detail = format!("must be 1 to {DEPOSITED_MAX_CENTS}");
+            return Err(Problem::invalid("amount_cents", detail));
+        }
+        let (deposit_id, currency) = (Uuid::now_v7(), currency.to_owned());
+        Ok(Deposit { deposit_id, customer_id, amount_cents, currency })
     }
-    let path = format!("/accounts/{customer_id}/deposits");
-    let once = IdempotentRequest::new(path, &key, &request);
-    let (deposit_id, currency) = (Uuid::now_v7(), api.currency.clone());
-    let deposit = Deposit { deposit_id, customer_id, amount_cents, currency };
-    let decide = |deposit: &Deposit, ledger: &mut Ledger, context| {
-        saga::deposit(deposit, ledger, context)?;
-        Ok(Reply::created(format!("/accounts/{}", deposit.customer_id), deposit))
-    };
-    api.commands.execute(deposit, Some(once), decide).await
 }
 
 /// Shows what payment did for an order, and why.
@@ -105,7 +105,7 @@ async fn show_payment(
     State(api): State<Api>,
     caller: Caller,
     Path(order_id): Path<Uuid>,
-) -> Result<JsonResponse<Payment>, Problem> {
+) -> Result<Json<Payment>, Problem> {
     label_request("order_id", order_id);
     let payment = Payment::find(&api.db, order_id).await?;
     // A void payment has no customer: its order never arrived.
@@ -114,7 +114,7 @@ async fn show_payment(
         None => caller.reads_all_owners(),
     });
     let missing = || Problem::not_found("there is no payment for this order");
-    payment.map(JsonResponse).ok_or_else(missing)
+    payment.map(Json).ok_or_else(missing)
 }
 
 impl From<Refusal> for Problem {
@@ -135,21 +135,17 @@ impl From<Refusal> for Problem {
 
 /// Balanced if, for each account, the deposited cents are there or taken, its deposits add up to the deposited ones,
 /// and its verified payments to the taken ones.
-pub fn books(db: PgPool) -> Router {
-    books::router(
-        db,
-        "select coalesce(sum(deposited_cents), 0) as deposited_cents,
-                coalesce(sum(balance_cents), 0) as balance_cents,
-                coalesce(sum(taken_cents), 0) as taken_cents,
-                count(*) filter (where not (
-                    coalesce(deposited_cents = balance_cents + taken_cents, true)
-                    and coalesce(deposited_cents, 0) = coalesce(deposits_cents, 0)
-                    and coalesce(taken_cents, 0) = coalesce(payments_cents, 0))) = 0 as balanced
-         from accounts
-         full join (select customer_id, sum(amount_cents) as deposits_cents
-                    from deposits group by customer_id) as deposits using (customer_id)
-         full join (select customer_id, sum(amount_cents) as payments_cents
-                    from payments where state = 'verified'
-                    group by customer_id) as payments using (customer_id)",
-    )
-}
+pub const BOOKS: &str = "
+    select coalesce(sum(deposited_cents), 0) as deposited_cents,
+           coalesce(sum(balance_cents), 0) as balance_cents,
+           coalesce(sum(taken_cents), 0) as taken_cents,
+           count(*) filter (where not (
+               coalesce(deposited_cents = balance_cents + taken_cents, true)
+               and coalesce(deposited_cents, 0) = coalesce(deposits_cents, 0)
+               and coalesce(taken_cents, 0) = coalesce(payments_cents, 0))) = 0 as balanced
+    from accounts
+    full join (select customer_id, sum(amount_cents) as deposits_cents
+               from deposits group by customer_id) as deposits using (customer_id)
+    full join (select customer_id, sum(amount_cents) as payments_cents
+               from payments where state = 'verified'
+               group by customer_id) as payments using (customer_id)";

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
+use chassis::{Loader, Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
-use events::payments::{
-    DECLINED, DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified, REFUNDED, VERIFIED,
-};
+use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use serde::Serialize;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -117,9 +114,7 @@ impl Payment {
 }
 
 impl Republish for Payment {
-    fn topic_names() -> Vec<&'static str> {
-        vec![VERIFIED.name, DECLINED.name, REFUNDED.name]
-    }
+    type Events = (PaymentVerified, PaymentDeclined, PaymentRefunded);
 
     fn published_events(&self) -> Vec<PublishedEvent> {
         let response = self.response_event_id.map(|event_id| match self.state {
@@ -134,7 +129,7 @@ impl Republish for Payment {
 }
 
 /// The command that takes a deposit, and what its client gets in answer.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Deposit {
     pub deposit_id: Uuid,
     pub customer_id: Uuid,
@@ -237,11 +232,11 @@ impl Loads<Deposit> for Ledger {
 impl UnitOfWork for Ledger {
     type Keys = Keys;
 
-    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Ledger> {
-        let payments = Table::<Payment>::lock(tx, keys.orders).await?;
+    async fn load(loader: &mut Loader<'_>, mut keys: Keys) -> sqlx::Result<Ledger> {
+        let payments = loader.lock::<Payment>(keys.orders).await?;
         // A cancellation names no customer; the payment does.
         keys.customers.extend(payments.iter().filter_map(|payment| payment.customer_id));
-        let accounts = Table::lock(tx, keys.customers).await?;
+        let accounts = loader.lock(keys.customers).await?;
         Ok(Ledger { accounts, payments, deposits: Vec::new() })
     }
 

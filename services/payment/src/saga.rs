@@ -1,7 +1,7 @@
 //! What the events of other services cause, and what the commands of clients do. Each handler is a pure function from
 //! an event or a command and the rows in memory to what is published.
 
-use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
+use chassis::{Command, Decision, HandlerContext, HandlerResult, Outcome, unprocessable};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 
@@ -12,19 +12,10 @@ use crate::payment::{Deposit, Ledger, Payment, Reason, State};
 pub const DEPOSITED_MAX_CENTS: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Outcome)]
 pub enum PaymentOutcome {
     Verified(PaymentVerified),
     Declined(PaymentDeclined),
-}
-
-impl Outcome for PaymentOutcome {
-    fn into_outgoing(self) -> Option<Outgoing> {
-        match self {
-            PaymentOutcome::Verified(event) => event.into_outgoing(),
-            PaymentOutcome::Declined(event) => event.into_outgoing(),
-        }
-    }
 }
 
 /// `orders.created` → `payments.verified` | `payments.declined`
@@ -123,22 +114,26 @@ pub enum Refusal {
     CurrencyMismatch,
 }
 
-/// The command that takes a deposit. The first deposit opens the account. It publishes nothing.
-pub fn deposit(
-    deposit: &Deposit,
-    ledger: &mut Ledger,
-    context: HandlerContext,
-) -> Result<(), Refusal> {
-    let account = ledger.account(deposit.customer_id);
-    if account.is_some_and(|account| account.currency != deposit.currency) {
-        return Err(Refusal::CurrencyMismatch);
-    }
-    let deposited = account.map_or(0, |account| account.deposited_cents);
-    match deposited.checked_add(deposit.amount_cents) {
-        Some(sum) if sum <= DEPOSITED_MAX_CENTS => {
-            ledger.deposit(deposit, context.now);
-            Ok(())
+/// Takes a deposit. The first deposit opens the account. It publishes nothing.
+impl Command for Deposit {
+    type Aggregate = Ledger;
+    type Output = Deposit;
+    type Event = ();
+    type Refusal = Refusal;
+
+    fn decide(&self, ledger: &mut Ledger, context: HandlerContext) -> Decision<Self> {
+        let account = ledger.account(self.customer_id);
+        if account.is_some_and(|account| account.currency != self.currency) {
+            return Err(Refusal::CurrencyMismatch);
         }
-        _ => Err(Refusal::LimitExceeded),
+        let deposited = account.map_or(0, |account| account.deposited_cents);
+        match deposited.checked_add(self.amount_cents) {
+            Some(sum) if sum <= DEPOSITED_MAX_CENTS => {
+                ledger.deposit(self, context.now);
+                let location = format!("/accounts/{}", self.customer_id);
+                Ok(Self::created(location, self.clone()))
+            }
+            _ => Err(Refusal::LimitExceeded),
+        }
     }
 }

@@ -6,7 +6,7 @@ mod callers;
 mod republishing;
 mod statements;
 
-use chassis::HandlerContext;
+use chassis::{Command, HandlerContext};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ async fn fixture() -> (TestService<Ledger>, TestClient) {
 }
 
 async fn books(fixture: &TestService<Ledger>) -> Value {
-    TestClient(api::books(fixture.db.clone())).get("/books").await.body
+    TestClient(chassis::books::router(fixture.db.clone(), api::BOOKS)).get("/books").await.body
 }
 
 async fn post_deposit(client: &TestClient, customer_id: Uuid, amount_cents: i64, key: &str) {

@@ -1,13 +1,12 @@
 //! The API of the stock service.
 
 use axum::extract::State;
-use axum::{Json as JsonResponse, Router};
+use axum::{Json, Router};
 use chassis::{
-    Commands, IdempotencyKey, IdempotentRequest, Json, PageLimit, Path, Problem, Query, Record,
-    Reply, books, deserialize_integer, label_request, openapi,
+    Commands, GeneratedKey, Idempotent, PageLimit, Path, Problem, Query, Record, Reply,
+    deserialize_integer, label_request, openapi,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -15,15 +14,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::saga::{self, Refusal};
+use crate::saga::Refusal;
 use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 
 /// The limits of requests. The schemas of the fields repeat them.
 const PRICE_CENTS_MAX: i64 = 1_000_000_000;
 const QUANTITY_MAX: i64 = 1_000_000_000;
-
-/// Every character but the unreserved ones of a URI (RFC 3986).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[derive(Clone)]
 pub struct Api {
@@ -76,7 +72,7 @@ struct ItemList {
 async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
-) -> Result<JsonResponse<ItemList>, Problem> {
+) -> Result<Json<ItemList>, Problem> {
     // The list continues after any SKU that can be stored: an older version may have stored an item whose SKU
     // would be refused today.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
@@ -85,7 +81,7 @@ async fn list_items(
     let mut items =
         Item::find_after(&api.db, after.unwrap_or_default(), limit.query_limit()).await?;
     let next = limit.split_page(&mut items, |item| item.sku.clone());
-    Ok(JsonResponse(ItemList { items, next }))
+    Ok(Json(ItemList { items, next }))
 }
 
 /// The item of the path.
@@ -108,9 +104,9 @@ struct ItemPath {
 async fn show_item(
     State(api): State<Api>,
     Path(ItemPath { sku }): Path<ItemPath>,
-) -> Result<JsonResponse<Item>, Problem> {
+) -> Result<Json<Item>, Problem> {
     let item = Item::find(&api.db, valid_sku(sku)?).await?;
-    item.map(JsonResponse).ok_or_else(no_such_item)
+    item.map(Json).ok_or_else(no_such_item)
 }
 
 /// The new name and price of an item.
@@ -128,7 +124,7 @@ struct ItemRequest {
 }
 
 /// Creates an item, or changes its name and price.
-#[utoipa::path(put, path = "/items/{sku}", params(ItemPath),
+#[utoipa::path(put, path = "/items/{sku}", params(ItemPath), request_body = ItemRequest,
     security(("token" = ["items:write"])), responses(
     (status = 200, description = "The item, as it is now.", body = Item),
     (status = 201, description = "The new item, without any units.", body = Item),
@@ -136,33 +132,29 @@ struct ItemRequest {
 async fn put_item(
     State(api): State<Api>,
     Path(ItemPath { sku }): Path<ItemPath>,
-    Json(request): Json<ItemRequest>,
+    request: Idempotent<ItemRequest, GeneratedKey>,
 ) -> Result<Reply, Problem> {
-    let sku = valid_sku(sku)?;
-    // Clients resolve these two in a path before they send it, so that no request could reach such an item.
-    if [".", ".."].contains(&&*sku) {
-        return Err(Problem::invalid("sku", "can't be `.` or `..`"));
+    let put = request.try_map(|request| request.put(sku, &api.currency))?;
+    api.commands.execute(put).await
+}
+
+impl ItemRequest {
+    /// The command that puts this item. A refusal names the field.
+    fn put(self, sku: String, currency: &str) -> Result<PutItem, Problem> {
+        let sku = valid_sku(sku)?;
+        // Clients resolve these two in a path before they send it, so that no request could reach such an item.
+        if [".", ".."].contains(&&*sku) {
+            return Err(Problem::invalid("sku", "can't be `.` or `..`"));
+        }
+        let ItemRequest { name, price_cents } = self;
+        if !is_name(&name) {
+            return Err(Problem::invalid("name", NAME_RULE));
+        }
+        if !(0..=PRICE_CENTS_MAX).contains(&price_cents) {
+            return Err(Problem::invalid("price_cents", "must be 0 to 1,000,000,000"));
+        }
+        Ok(PutItem { sku, name, price_cents, currency: currency.to_owned() })
     }
-    let once = IdempotentRequest::with_generated_key(format!("/items/{sku}"), &request);
-    let ItemRequest { name, price_cents } = request;
-    if !is_name(&name) {
-        return Err(Problem::invalid("name", NAME_RULE));
-    }
-    if !(0..=PRICE_CENTS_MAX).contains(&price_cents) {
-        return Err(Problem::invalid("price_cents", "must be 0 to 1,000,000,000"));
-    }
-    let put = PutItem { sku, name, price_cents, currency: api.currency.clone() };
-    let decide = |put: &PutItem, warehouse: &mut Warehouse, context| {
-        let known = warehouse.item(&put.sku).is_some();
-        let event = saga::put_item(put, warehouse, context);
-        let item = warehouse.item(&put.sku).ok_or_else(Problem::internal)?;
-        let reply = match known {
-            true => Reply::ok(item),
-            false => Reply::created(location_of(&put.sku), item),
-        };
-        Ok(reply.with_event(event))
-    };
-    api.commands.execute(put, Some(once), decide).await
 }
 
 /// Units of an item that arrived.
@@ -175,8 +167,8 @@ struct DeliveryRequest {
 }
 
 /// Receives a delivery: more units of an item.
-#[utoipa::path(post, path = "/items/{sku}/deliveries", params(ItemPath, IdempotencyKey),
-    security(("token" = ["deliveries:write"])), responses(
+#[utoipa::path(post, path = "/items/{sku}/deliveries", params(ItemPath, Idempotent<()>),
+    request_body = DeliveryRequest, security(("token" = ["deliveries:write"])), responses(
     (status = 201, description = "The item, with what arrived.", body = Item),
     (status = 404, description = "There is no such item."),
     (status = 422, description = "`field` breaks a rule, or all deliveries together would be too large. \
@@ -184,22 +176,21 @@ struct DeliveryRequest {
 ))]
 async fn receive_delivery(
     State(api): State<Api>,
-    IdempotencyKey(key): IdempotencyKey,
     Path(ItemPath { sku }): Path<ItemPath>,
-    Json(request): Json<DeliveryRequest>,
+    request: Idempotent<DeliveryRequest>,
 ) -> Result<Reply, Problem> {
-    let sku = valid_sku(sku)?;
-    if !(1..=QUANTITY_MAX).contains(&request.quantity) {
-        return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
+    api.commands.execute(request.try_map(|request| request.delivery(sku))?).await
+}
+
+impl DeliveryRequest {
+    /// The command that receives it. A refusal names the field.
+    fn delivery(self, sku: String) -> Result<Delivery, Problem> {
+        let (sku, quantity) = (valid_sku(sku)?, self.quantity);
+        if !(1..=QUANTITY_MAX).contains(&quantity) {
+            return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
+        }
+        Ok(Delivery { delivery_id: Uuid::now_v7(), sku, quantity })
     }
-    let once = IdempotentRequest::new(format!("/items/{sku}/deliveries"), &key, &request);
-    let delivery = Delivery { delivery_id: Uuid::now_v7(), sku, quantity: request.quantity };
-    let decide = |delivery: &Delivery, warehouse: &mut Warehouse, context| {
-        saga::receive_delivery(delivery, warehouse, context)?;
-        let item = warehouse.item(&delivery.sku).ok_or_else(Problem::internal)?;
-        Ok(Reply::created(location_of(&delivery.sku), item))
-    };
-    api.commands.execute(delivery, Some(once), decide).await
 }
 
 /// Shows what stock did for an order, and why.
@@ -213,20 +204,15 @@ async fn receive_delivery(
 async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
-) -> Result<JsonResponse<Reservation>, Problem> {
+) -> Result<Json<Reservation>, Problem> {
     label_request("order_id", order_id);
     let reservation = Reservation::find(&api.db, order_id).await?;
     let missing = || Problem::not_found("there is no reservation for this order");
-    reservation.map(JsonResponse).ok_or_else(missing)
+    reservation.map(Json).ok_or_else(missing)
 }
 
 fn valid_sku(sku: String) -> Result<String, Problem> {
     if is_sku(&sku) { Ok(sku) } else { Err(Problem::invalid("sku", SKU_RULE)) }
-}
-
-/// The path of an item. A SKU may contain a slash or a space, for instance.
-fn location_of(sku: &str) -> String {
-    format!("/items/{}", utf8_percent_encode(sku, ESCAPED))
 }
 
 fn no_such_item() -> Problem {
@@ -246,21 +232,17 @@ impl From<Refusal> for Problem {
 
 /// Balanced if, for each item, the delivered units are available or reserved, its deliveries add up to the delivered
 /// ones, and its reservations to the reserved ones.
-pub fn books(db: PgPool) -> Router {
-    books::router(
-        db,
-        "select coalesce(sum(delivered), 0) as delivered,
-                coalesce(sum(available), 0) as available,
-                coalesce(sum(reserved), 0) as reserved,
-                count(*) filter (where not (
-                    coalesce(delivered = available + reserved, true)
-                    and coalesce(delivered, 0) = coalesce(delivered_quantity, 0)
-                    and coalesce(reserved, 0) = coalesce(reserved_quantity, 0))) = 0 as balanced
-         from items
-         full join (select sku, sum(quantity) as delivered_quantity
-                    from deliveries group by sku) as deliveries using (sku)
-         full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as reserved_quantity
-                    from reservations, jsonb_array_elements(lines) as line
-                    where state = 'reserved' group by 1) as reservations using (sku)",
-    )
-}
+pub const BOOKS: &str = "
+    select coalesce(sum(delivered), 0) as delivered,
+           coalesce(sum(available), 0) as available,
+           coalesce(sum(reserved), 0) as reserved,
+           count(*) filter (where not (
+               coalesce(delivered = available + reserved, true)
+               and coalesce(delivered, 0) = coalesce(delivered_quantity, 0)
+               and coalesce(reserved, 0) = coalesce(reserved_quantity, 0))) = 0 as balanced
+    from items
+    full join (select sku, sum(quantity) as delivered_quantity
+               from deliveries group by sku) as deliveries using (sku)
+    full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as reserved_quantity
+               from reservations, jsonb_array_elements(lines) as line
+               where state = 'reserved' group by 1) as reservations using (sku)";

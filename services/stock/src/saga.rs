@@ -1,7 +1,7 @@
 //! What the events of other services cause, and what the commands of clients do. Each handler is a pure function from
 //! an event or a command and the rows in memory to what is published.
 
-use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
+use chassis::{Command, Decision, HandlerContext, HandlerResult, Outcome, unprocessable};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{RejectReason, StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::types::Json;
@@ -12,19 +12,10 @@ use crate::stock::{Delivery, Item, Line, PutItem, Reservation, Shortfall, State,
 const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Outcome)]
 pub enum ReservationOutcome {
     Reserved(StockReserved),
     Rejected(StockRejected),
-}
-
-impl Outcome for ReservationOutcome {
-    fn into_outgoing(self) -> Option<Outgoing> {
-        match self {
-            ReservationOutcome::Reserved(event) => event.into_outgoing(),
-            ReservationOutcome::Rejected(event) => event.into_outgoing(),
-        }
-    }
 }
 
 /// `orders.created` → `stock.reserved` | `stock.rejected`
@@ -133,61 +124,72 @@ pub fn release_stock(
     Ok(Some(event))
 }
 
-/// The command that creates or changes an item → `stock.items`, if anything changes
-pub fn put_item(
-    put: &PutItem,
-    warehouse: &mut Warehouse,
-    context: HandlerContext,
-) -> Option<StockItem> {
-    let PutItem { sku, name, price_cents, currency } = put.clone();
-    let item = match warehouse.item(&sku).cloned() {
-        Some(item)
-            if (&item.name, item.price_cents, &item.currency)
-                == (&name, price_cents, &currency) =>
-        {
-            return None;
-        }
-        Some(item) => {
-            let (version, event_id) = (item.version + 1, context.event_id);
-            let changed_at = context.now;
-            Item { name, price_cents, currency, version, event_id, changed_at, ..item }
-        }
-        None => Item {
-            sku,
-            name,
-            price_cents,
-            currency,
-            version: 1,
-            delivered: 0,
-            available: 0,
-            reserved: 0,
-            event_id: context.event_id,
-            changed_at: context.now,
-        },
-    };
-    let event = item.to_event();
-    warehouse.put_item(item);
-    Some(event)
+/// Creates or changes an item → `stock.items`, if anything changes
+impl Command for PutItem {
+    type Aggregate = Warehouse;
+    type Output = Item;
+    type Event = StockItem;
+    type Refusal = Refusal;
+
+    fn decide(&self, warehouse: &mut Warehouse, context: HandlerContext) -> Decision<Self> {
+        let PutItem { sku, name, price_cents, currency } = self.clone();
+        let known = warehouse.item(&sku).cloned();
+        let is_new = known.is_none();
+        let item = match known {
+            Some(item)
+                if (&item.name, item.price_cents, &item.currency)
+                    == (&name, price_cents, &currency) =>
+            {
+                return Ok(Self::ok(item));
+            }
+            Some(item) => {
+                let (version, event_id) = (item.version + 1, context.event_id);
+                let changed_at = context.now;
+                Item { name, price_cents, currency, version, event_id, changed_at, ..item }
+            }
+            None => Item {
+                sku,
+                name,
+                price_cents,
+                currency,
+                version: 1,
+                delivered: 0,
+                available: 0,
+                reserved: 0,
+                event_id: context.event_id,
+                changed_at: context.now,
+            },
+        };
+        let event = item.to_event();
+        warehouse.put_item(item.clone());
+        let accepted = match is_new {
+            true => Self::created(item.location(), item),
+            false => Self::ok(item),
+        };
+        Ok(accepted.publishing(Some(event)))
+    }
 }
 
 /// Why a command is refused.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Refusal {
     NoSuchItem,
     LimitExceeded,
 }
 
-/// The command that receives a delivery. It publishes nothing, because `stock.items` has no field for the
-/// available units.
-pub fn receive_delivery(
-    delivery: &Delivery,
-    warehouse: &mut Warehouse,
-    context: HandlerContext,
-) -> Result<(), Refusal> {
-    let item = warehouse.item(&delivery.sku).ok_or(Refusal::NoSuchItem)?;
-    if item.delivered > DELIVERED_MAX - delivery.quantity {
-        return Err(Refusal::LimitExceeded);
+/// Receives a delivery. It publishes nothing, because `stock.items` has no field for the available units.
+impl Command for Delivery {
+    type Aggregate = Warehouse;
+    type Output = Item;
+    type Event = ();
+    type Refusal = Refusal;
+
+    fn decide(&self, warehouse: &mut Warehouse, context: HandlerContext) -> Decision<Self> {
+        let item = warehouse.item(&self.sku).ok_or(Refusal::NoSuchItem)?;
+        if item.delivered > DELIVERED_MAX - self.quantity {
+            return Err(Refusal::LimitExceeded);
+        }
+        let item = warehouse.add_delivery(self, context.now).clone();
+        Ok(Self::created(item.location(), item))
     }
-    warehouse.add_delivery(delivery, context.now);
-    Ok(())
 }

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
+use chassis::{Loader, Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated, OrderLine};
 use events::stock::{
-    ITEMS, REJECTED, RELEASED, RESERVED, RejectReason, ReleasedLine, ReservedLine, StockItem,
-    StockRejected, StockReleased, StockReserved,
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
+    StockReserved,
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+/// Every character but the unreserved ones of a URI (RFC 3986).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// An item.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
@@ -91,6 +95,11 @@ pub enum State {
 /// The events of items and reservations are made of their rows, when they are published and when they are republished:
 /// so both are equal.
 impl Item {
+    /// Its path in the API. A SKU may contain a slash or a space, for instance.
+    pub fn location(&self) -> String {
+        format!("/items/{}", utf8_percent_encode(&self.sku, ESCAPED))
+    }
+
     /// `stock.items`
     pub fn to_event(&self) -> StockItem {
         StockItem {
@@ -105,9 +114,7 @@ impl Item {
 }
 
 impl Republish for Item {
-    fn topic_names() -> Vec<&'static str> {
-        vec![ITEMS.name]
-    }
+    type Events = StockItem;
 
     fn published_events(&self) -> Vec<PublishedEvent> {
         vec![PublishedEvent::new(self.event_id, self.changed_at, &self.to_event())]
@@ -144,9 +151,7 @@ impl From<&OrderLine> for Line {
 }
 
 impl Republish for Reservation {
-    fn topic_names() -> Vec<&'static str> {
-        vec![RESERVED.name, REJECTED.name, RELEASED.name]
-    }
+    type Events = (StockReserved, StockRejected, StockReleased);
 
     fn published_events(&self) -> Vec<PublishedEvent> {
         let response = self.response_event_id.map(|event_id| match &self.shortfall {
@@ -235,13 +240,15 @@ impl Warehouse {
         self.reserve(sku, -quantity);
     }
 
-    /// Adds a delivery, and its units to the item.
-    pub fn add_delivery(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
-        let item = self.loaded_item(&delivery.sku);
-        item.delivered += delivery.quantity;
-        item.available += delivery.quantity;
+    /// Adds a delivery, and its units to the item. Returns the item.
+    pub fn add_delivery(&mut self, delivery: &Delivery, now: DateTime<Utc>) -> &Item {
         let Delivery { delivery_id, sku, quantity } = delivery.clone();
-        self.deliveries.push(DeliveryRow { delivery_id, sku, quantity, created_at: now });
+        let row = DeliveryRow { delivery_id, sku, quantity, created_at: now };
+        self.deliveries.push(row);
+        let item = self.loaded_item(&delivery.sku);
+        item.delivered += quantity;
+        item.available += quantity;
+        item
     }
 
     /// An item whose units change. A mistake in `load` must not lose units silently.
@@ -278,12 +285,12 @@ impl Loads<Delivery> for Warehouse {
 impl UnitOfWork for Warehouse {
     type Keys = Keys;
 
-    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
-        let reservations = Table::<Reservation>::lock(tx, keys.orders).await?;
+    async fn load(loader: &mut Loader<'_>, mut keys: Keys) -> sqlx::Result<Warehouse> {
+        let reservations = loader.lock::<Reservation>(keys.orders).await?;
         // A cancellation names no items; the reservation does.
         let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
         keys.skus.extend(lines.map(|line| line.sku.clone()));
-        let items = Table::lock(tx, keys.skus).await?;
+        let items = loader.lock(keys.skus).await?;
         Ok(Warehouse { items, reservations, deliveries: Vec::new() })
     }
 

@@ -7,7 +7,7 @@ mod paging;
 mod republishing;
 mod statements;
 
-use chassis::HandlerContext;
+use chassis::{Command, HandlerContext};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ async fn fixture() -> (TestService<Warehouse>, TestClient) {
 }
 
 async fn books(fixture: &TestService<Warehouse>) -> Value {
-    TestClient(api::books(fixture.db.clone())).get("/books").await.body
+    TestClient(chassis::books::router(fixture.db.clone(), api::BOOKS)).get("/books").await.body
 }
 
 /// An item with so many units.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use chassis::db;
 use chassis::db::{migrate, pool};
-use chassis::event::{Outgoing, Retention, Topic};
+use chassis::event::{Outgoing, Topic};
 use chassis::inbox;
 use chassis::outbox::{self, Envelope};
 use chassis::testing;
@@ -20,8 +20,7 @@ use uuid::Uuid;
 
 const BATCH_SIZES: [usize; 4] = [1, 10, 100, 1_000];
 
-static COUNTED: Topic =
-    Topic::new("tills.counted", "till", &[], 1, Retention::Days(1), r#""long""#);
+static COUNTED: Topic = Topic::new("tills.counted", "till", r#""long""#);
 
 /// An event in the inbox: its id and its topic.
 type InboxEvent = (Uuid, &'static str);

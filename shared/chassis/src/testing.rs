@@ -21,9 +21,10 @@ use uuid::Uuid;
 use crate::admin::republish::{self, RepublishSource};
 use crate::commands::{self, Commands};
 use crate::config::{Config, KeyLocation, Secret, TokenConfig, env};
+use crate::consumer::handlers::Handlers;
 use crate::consumer::router::EventRouter;
 use crate::db::{self, migrate, pool};
-use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::dead_letter::ReasonKind;
 use crate::event::avro::{Codec, dataschema, frame};
 use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Topic, Unprocessable};
 use crate::flow::heartbeat::Heartbeats;
@@ -37,7 +38,7 @@ use crate::http::server;
 use crate::kafka::writer_schemas::WriterSchemas;
 use crate::outbox::query::{self, OutboxRow};
 use crate::transaction::events::apply_events;
-use crate::transaction::failure::ApplyError;
+use crate::transaction::failure::Failure;
 use crate::transaction::incoming_record::IncomingRecord;
 use crate::unit_of_work::write_batch::WriteBatch;
 use crate::unit_of_work::{Loads, UnitOfWork};
@@ -83,18 +84,10 @@ const SCHEMA_ID: u32 = 1;
 pub fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
     // A trace of its own.
     let trace = Uuid::now_v7().simple().to_string();
-    let row = OutboxRow {
-        position: 0,
-        event_id,
-        topic: topic.name.to_owned(),
-        key: String::new(),
-        schema_fingerprint: Vec::new(),
-        body: Vec::new(),
-        traceparent: Some(format!("00-{trace}-{}-01", &trace[16..])),
-        tracestate: None,
-        causation_id: None,
-        occurred_at: Utc::now(),
-    };
+    let (traceparent, occurred_at) = (format!("00-{trace}-{}-01", &trace[16..]), Utc::now());
+    let (topic_name, traceparent) = (topic.name.to_owned(), Some(traceparent));
+    let row =
+        OutboxRow { event_id, topic: topic_name, traceparent, occurred_at, ..OutboxRow::default() };
     let dataschema = dataschema(topic.schema).expect("the schema is valid");
     query::record_headers(&format!("/{}", topic.publisher), &row, &dataschema)
 }
@@ -157,8 +150,7 @@ impl<R: UnitOfWork> LocalService<R> {
     where
         R: Loads<E>,
     {
-        let mut routes = EventRouter::new(self.service);
-        routes.add(handler);
+        let routes = EventRouter::new(self.service, Handlers::new().on(handler).routes);
         let written = Codec::new(E::topic().schema).expect("the schema is valid");
         let schemas = WriterSchemas::single(SCHEMA_ID, written);
         let records = events.iter().map(|(id, event)| kafka_record(*id, *event));
@@ -173,13 +165,10 @@ impl<R: UnitOfWork> LocalService<R> {
                 effect.after_commit(&self.wakeups);
                 Ok(())
             }
-            Err(ApplyError::Undecidable(_, DeadLetterReason { kind, detail })) => match kind {
-                ReasonKind::Unprocessable => Err(Unprocessable(detail)),
-                _ => panic!("{detail}"),
-            },
-            Err(ApplyError::Database(error)) => panic!("the database refuses it: {error}"),
-            Err(ApplyError::Unavailable(because)) => panic!("it waits: {because}"),
-            Err(ApplyError::RefusedUnchecked) => panic!("an event is refused"),
+            Err(Failure::Undecidable(_, reason)) if reason.kind == ReasonKind::Unprocessable => {
+                Err(Unprocessable(reason.detail))
+            }
+            Err(failure) => panic!("the events were not applied: {failure}"),
         }
     }
 

@@ -92,7 +92,7 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
     }
     let stack_name = settings.stack_name.as_deref().unwrap_or(contracts.name);
     cluster_owner::claim(&settings.kafka, stack_name).await?;
-    for topic in contracts.topics {
+    for topic in &contracts.topics {
         match there.iter().find(|(name, _)| name == topic.name) {
             None => create_declared_topic(&admin, topic, settings.replication_factor).await?,
             Some((_, partitions)) => {
@@ -104,9 +104,9 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
         users::apply(contracts, &settings.features, &settings.kafka, directory).await?;
     }
     if !settings.accept_empty_registry {
-        registry::refuse_if_emptied(&admin, &settings.registry, contracts.topics).await?;
+        registry::refuse_if_emptied(&admin, &settings.registry, &contracts.topics).await?;
     }
-    for topic in contracts.topics {
+    for topic in &contracts.topics {
         registry::register_schema(&settings.registry, topic).await?;
     }
     Ok(())

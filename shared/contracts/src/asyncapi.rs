@@ -35,12 +35,16 @@ impl Contracts {
     /// If a schema is not valid Avro.
     pub fn asyncapi(&self) -> Result<String> {
         let (mut channels, mut operations) = (Map::new(), Map::new());
-        for topic in self.topics {
+        for topic in &self.topics {
             let schema = Schema::parse_str(topic.schema)
                 .with_context(|| format!("the schema of {} is no valid Avro", topic.name))?;
             // Of a schema that is no record, the topic's name.
             let message = schema.name().map_or(topic.name, |name| name.name()).to_string();
-            operations.extend(topic_operations(topic, &message));
+            operations.extend(topic_operations(
+                topic,
+                &self.subscriptions.subscribers(topic),
+                &message,
+            ));
             channels.insert(topic.name.to_string(), channel(topic, &message, &schema));
         }
         let mut info = json!({ "title": self.title, "version": self.version });
@@ -72,7 +76,7 @@ fn channel(topic: &Topic, message: &str, schema: &Schema) -> Value {
         "address": topic.name,
         "x-data-class": match topic.class {
             DataClass::Open => "open",
-            DataClass::Personal => "personal",
+            DataClass::Personal { .. } => "personal",
         },
         "messages": { message: {
             "name": message,
@@ -96,7 +100,7 @@ fn channel(topic: &Topic, message: &str, schema: &Schema) -> Value {
 }
 
 /// What the publisher and each subscriber do with a topic, by name.
-fn topic_operations(topic: &Topic, message: &str) -> Vec<(String, Value)> {
+fn topic_operations(topic: &Topic, subscribers: &[&str], message: &str) -> Vec<(String, Value)> {
     let Topic { name, publisher, .. } = topic;
     let operation = |service: &str, action: &str, summary: String| {
         json!({
@@ -109,7 +113,7 @@ fn topic_operations(topic: &Topic, message: &str) -> Vec<(String, Value)> {
     };
     let sends = operation(publisher, "send", format!("{publisher} publishes {name}."));
     let mut operations = vec![(format!("{publisher}.send.{name}"), sends)];
-    for subscriber in topic.subscribers {
+    for subscriber in subscribers {
         let which = match topic.isolation {
             Isolation::ReadUncommitted => "",
             Isolation::ReadCommitted => " It reads the records of committed transactions only.",
@@ -180,8 +184,9 @@ fn constant(value: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::LazyLock;
 
-    use chassis::event::Retention;
+    use chassis::event::Subscriptions;
 
     use super::*;
     use crate::topic_config::topic_config;
@@ -198,13 +203,18 @@ mod tests {
                 "default": "unknown"}},
             {"name": "others", "doc": "{}", "type": {"type": "array", "items": "shop.Why"}, "default": []}]}"##;
 
-    static FACT: Topic =
-        Topic::new("shop.sold", "shop", &["books", "crm"], 3, Retention::Days(14), SOLD).personal();
-    static STATE: Topic = Topic::new("shop.prices", "shop", &[], 6, Retention::Compact, SOLD);
+    static FACT: Topic = Topic::new("shop.sold", "shop", SOLD).personal(&["books", "crm"]);
+    static STATE: Topic = Topic::new("shop.prices", "shop", SOLD).partitions(6).compacted();
     static COMMITTED: Topic =
-        Topic::new("shop.tips", "till", &["books"], 1, Retention::Days(1), SOLD).read_committed();
-    static CONTRACTS: Contracts =
-        Contracts::new("shop", "1.2", &[&STATE, &FACT, &COMMITTED]).title("A shop: \"ours\"");
+        Topic::new("shop.tips", "till", SOLD).partitions(1).days(1).read_committed();
+    static CONTRACTS: LazyLock<Contracts> =
+        LazyLock::new(|| contracts(&[&STATE, &FACT, &COMMITTED]));
+
+    fn contracts(topics: &[&'static Topic]) -> Contracts {
+        let subscriptions =
+            Subscriptions::new([("books", vec![&FACT, &COMMITTED]), ("crm", vec![&FACT])]);
+        Contracts::new("shop", "1.2", topics, subscriptions).title("A shop: \"ours\"")
+    }
 
     fn document() -> Value {
         serde_json::from_str(&CONTRACTS.asyncapi().unwrap()).unwrap()
@@ -213,7 +223,7 @@ mod tests {
     #[test]
     fn the_channel_of_a_topic_has_its_partitions_and_the_settings_that_apply_makes() {
         let document = document();
-        for topic in CONTRACTS.topics {
+        for topic in &CONTRACTS.topics {
             let channel = &document["channels"][topic.name];
             assert_eq!(channel["address"], topic.name);
             let class = if topic.name == "shop.sold" { "personal" } else { "open" };
@@ -276,17 +286,15 @@ mod tests {
 
     #[test]
     fn the_order_of_the_topics_changes_nothing() {
-        static TURNED: Contracts =
-            Contracts::new("shop", "1.2", &[&COMMITTED, &FACT, &STATE]).title("A shop: \"ours\"");
-        assert_eq!(TURNED.asyncapi().unwrap(), CONTRACTS.asyncapi().unwrap());
+        let turned = contracts(&[&COMMITTED, &FACT, &STATE]);
+        assert_eq!(turned.asyncapi().unwrap(), CONTRACTS.asyncapi().unwrap());
     }
 
     #[test]
     fn a_schema_that_is_no_avro_is_an_error_with_its_topic() {
-        static BROKEN: Topic =
-            Topic::new("shop.broken", "shop", &[], 1, Retention::Compact, r#"{"type": "recrd"}"#);
-        static CONTRACTS: Contracts = Contracts::new("shop", "1", &[&BROKEN]);
-        let error = CONTRACTS.asyncapi().unwrap_err().to_string();
+        static BROKEN: Topic = Topic::new("shop.broken", "shop", r#"{"type": "recrd"}"#);
+        let broken = Contracts::new("shop", "1", &[&BROKEN], Subscriptions::default());
+        let error = broken.asyncapi().unwrap_err().to_string();
         assert!(error.contains("shop.broken"), "{error}");
     }
 }

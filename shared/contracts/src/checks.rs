@@ -17,10 +17,38 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
-use chassis::event::{DataClass, Event, Retention, Topic};
+use chassis::event::avro::Undecodable;
+use chassis::event::{DataClass, DeclaredEvent, Event, Retention, Topic};
 use serde_json::Value;
 
-use crate::{Contracts, versions};
+use crate::{Contracts, samples, versions};
+
+/// Checks that the struct of each event is written and read with exactly the schema of its topic: what it writes of an
+/// event that it has read is that event. The events are made from the schema ([`samples::events`]). Each body that is
+/// too short or has a byte too many must not be read.
+///
+/// # Panics
+/// If that is not so, or no event can be made from a schema.
+#[track_caller]
+pub fn assert_round_trips(events: &[&DeclaredEvent]) {
+    for event in events {
+        let topic = event.topic;
+        let recode =
+            |body: &[u8]| -> Result<Vec<u8>, Undecodable> { event.recode(topic.codec(), body) };
+        let samples = samples::events(topic).unwrap_or_else(|why| panic!("{topic:?}: {why:#}"));
+        for sample in samples {
+            let body = samples::encode(topic.schema, sample.clone());
+            let body = body.unwrap_or_else(|why| panic!("{topic:?}: {why:#}: {sample}"));
+            let again = recode(&body).unwrap_or_else(|why| panic!("{topic:?}: {why}: {sample}"));
+            assert!(again == body, "{topic:?}: the struct changes the event {sample}");
+            for end in 0..body.len() {
+                assert!(recode(&body[..end]).is_err(), "{topic:?}: cut at {end}: {sample}");
+            }
+            let longer = [&body[..], &[0]].concat();
+            assert!(recode(&longer).is_err(), "{topic:?}: a byte too many: {sample}");
+        }
+    }
+}
 
 /// Checks that a struct is written and read with exactly the schema of its topic: the event is the
 /// same after encoding and decoding, and the struct and the schema have the same fields. Each body
@@ -138,7 +166,7 @@ pub fn assert_personal_fields(topics: &[&Topic]) {
     let all = fields.iter().flat_map(|(_, fields)| fields);
     let personal: BTreeSet<&str> = all.filter(|it| it.1).map(|(name, _)| &**name).collect();
     for (topic, fields) in &fields {
-        let is_personal = topic.class == DataClass::Personal;
+        let is_personal = topic.is_personal();
         for (name, is_marked) in fields {
             assert!(
                 *is_marked || !personal.contains(&**name),
@@ -167,6 +195,23 @@ fn collect_fields(schema: &Value, fields: &mut Vec<(String, bool)>) {
             .filter(|(part, _)| *part != "default")
             .for_each(|(_, part)| collect_fields(part, fields)),
         _ => {}
+    }
+}
+
+/// Checks that the readers of each personal topic are the services that consume it.
+///
+/// # Panics
+/// If a service consumes a topic and is not among its readers, which it does not start with, or if a reader consumes it
+/// no more.
+#[track_caller]
+pub fn assert_readers(contracts: &Contracts) {
+    for topic in &contracts.topics {
+        if let DataClass::Personal { readers } = topic.class {
+            let subscribers = contracts.subscriptions.subscribers(topic);
+            let [readers, subscribers] =
+                [readers, &subscribers].map(|names| names.iter().copied().collect::<BTreeSet<_>>());
+            assert_eq!(readers, subscribers, "the readers of {topic:?}, and who consumes it");
+        }
     }
 }
 
@@ -220,6 +265,15 @@ pub fn assert_users_file(contracts: &Contracts, feature: Option<&str>, file: imp
     assert_written_by(&command, &users, file.as_ref());
 }
 
+/// Checks that a file has the topics as objects of Strimzi. `contracts topics` writes it.
+///
+/// # Panics
+/// If the file differs or cannot be read.
+#[track_caller]
+pub fn assert_topics_file(contracts: &Contracts, file: impl AsRef<Path>) {
+    assert_written_by("topics", &contracts.kafka_topics(), file.as_ref());
+}
+
 #[track_caller]
 fn assert_written_by(command: &str, document: &str, file: &Path) {
     let written =
@@ -236,6 +290,7 @@ fn assert_written_by(command: &str, document: &str, file: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use chassis::event::Subscriptions;
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -243,7 +298,7 @@ mod tests {
     const SOLD: &str = r#"{"type": "record", "name": "Sold", "doc": "Sold.", "fields": [
         {"name": "paid", "type": "long", "doc": "How much."}]}"#;
 
-    static SOLD_TOPIC: Topic = Topic::new("shop.sold", "shop", &[], 1, Retention::Days(14), SOLD);
+    static SOLD_TOPIC: Topic = Topic::new("shop.sold", "shop", SOLD);
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Sold {
@@ -266,6 +321,44 @@ mod tests {
     #[should_panic(expected = "shop.sold")]
     fn a_struct_with_a_field_that_the_schema_lacks_is_found() {
         assert_matches_schema(&Sold { paid: 7, tip: Some(1) });
+    }
+
+    static SOLD_EVENT: DeclaredEvent = DeclaredEvent::new::<Sold>(&SOLD_TOPIC);
+
+    #[test]
+    #[should_panic(expected = "shop.sold: Missing field")]
+    fn a_struct_that_needs_a_field_that_its_schema_lacks_is_found() {
+        assert_round_trips(&[&SOLD_EVENT]);
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.sold")]
+    fn a_struct_without_a_field_of_its_schema_is_found() {
+        const TIPPED: &str = r#"{"type": "record", "name": "Sold", "fields": [
+            {"name": "paid", "type": "long"}, {"name": "tip", "type": "long", "default": 0}]}"#;
+        static TIPPED_TOPIC: Topic = Topic::new("shop.sold", "shop", TIPPED);
+        #[derive(Serialize, Deserialize)]
+        #[serde(rename = "Sold")]
+        struct Untipped {
+            paid: i64,
+        }
+        impl Event for Untipped {
+            fn topic() -> &'static Topic {
+                &TIPPED_TOPIC
+            }
+            fn key(&self) -> String {
+                String::new()
+            }
+        }
+        assert_round_trips(&[&DeclaredEvent::new::<Untipped>(&TIPPED_TOPIC)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the readers of shop.named")]
+    fn a_reader_that_consumes_nothing_is_found() {
+        let subscriptions = Subscriptions::new([("books", vec![&SOLD_TOPIC])]);
+        let topics = [&SOLD_TOPIC, &NAMED_TOPIC];
+        assert_readers(&Contracts::new("shop", "1", &topics, subscriptions));
     }
 
     #[test]
@@ -311,7 +404,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "shop.sold is kept for 30 days")]
     fn a_topic_that_outlives_the_inbox_is_found() {
-        static LONG: Topic = Topic::new("shop.sold", "shop", &[], 1, Retention::Days(30), SOLD);
+        static LONG: Topic = Topic::new("shop.sold", "shop", SOLD).days(30);
         assert_inbox_outlasts_retention(&[&SOLD_TOPIC, &LONG]);
     }
 
@@ -319,8 +412,7 @@ mod tests {
         {"name": "all", "doc": "Who.", "type": ["null", {"type": "array", "items": {"type": "record", "name": "One",
             "doc": "One.", "fields": [{"name": "name", "type": "string", "doc": "Who.", "personal": true}]}}]}]}"#;
 
-    static NAMED_TOPIC: Topic =
-        Topic::new("shop.named", "shop", &[], 1, Retention::Days(14), NAMED).personal();
+    static NAMED_TOPIC: Topic = Topic::new("shop.named", "shop", NAMED).personal(&["mail"]);
 
     #[test]
     fn a_personal_topic_has_a_personal_field() {
@@ -330,15 +422,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "shop.opened: name is personal, and the topic is not")]
     fn a_personal_field_in_an_open_topic_is_found() {
-        static OPENED: Topic = Topic::new("shop.opened", "shop", &[], 1, Retention::Compact, NAMED);
+        static OPENED: Topic = Topic::new("shop.opened", "shop", NAMED);
         assert_personal_fields(&[&OPENED]);
     }
 
     #[test]
     #[should_panic(expected = "shop.closed is personal, and none of its fields is")]
     fn a_personal_topic_without_a_personal_field_is_found() {
-        static CLOSED: Topic =
-            Topic::new("shop.closed", "shop", &[], 1, Retention::Days(1), SOLD).personal();
+        static CLOSED: Topic = Topic::new("shop.closed", "shop", SOLD).personal(&[]);
         assert_personal_fields(&[&CLOSED]);
     }
 
@@ -347,8 +438,7 @@ mod tests {
     fn a_field_that_is_personal_in_one_topic_and_not_in_another_is_found() {
         const OTHER: &str = r#"{"type": "record", "name": "Other", "doc": "Other.", "fields": [
             {"name": "name", "type": "string", "doc": "Who."}]}"#;
-        static OTHER_TOPIC: Topic =
-            Topic::new("shop.other", "shop", &[], 1, Retention::Days(1), OTHER);
+        static OTHER_TOPIC: Topic = Topic::new("shop.other", "shop", OTHER);
         assert_personal_fields(&[&NAMED_TOPIC, &OTHER_TOPIC]);
     }
 
@@ -356,7 +446,7 @@ mod tests {
     #[should_panic(expected = "from line 4 on")]
     fn a_document_of_another_declaration_is_found() {
         let lending = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.json");
-        static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]);
-        assert_asyncapi_file(&SHOP, lending);
+        let shop = Contracts::new("shop", "1", &[&SOLD_TOPIC], Subscriptions::default());
+        assert_asyncapi_file(&shop, lending);
     }
 }

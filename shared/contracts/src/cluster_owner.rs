@@ -32,15 +32,9 @@ pub const TOPIC_CONFIG: [(&str, &str); 3] =
 
 /// Whether a name can be that of a stack: letters, digits, underscores and dashes, as in the names
 /// of Kubernetes namespaces and compose projects.
-pub const fn is_stack_name(text: &str) -> bool {
-    let (bytes, mut nth) = (text.as_bytes(), 0);
-    while nth < bytes.len() {
-        if !bytes[nth].is_ascii_alphanumeric() && bytes[nth] != b'-' && bytes[nth] != b'_' {
-            return false;
-        }
-        nth += 1;
-    }
-    !bytes.is_empty() && bytes.len() <= 63
+pub fn is_stack_name(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    !text.is_empty() && text.len() <= 63 && text.chars().all(is_allowed)
 }
 
 /// Reads the name of a stack.

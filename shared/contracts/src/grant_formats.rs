@@ -101,19 +101,23 @@ fn rule(grants: &[&Grant]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chassis::event::{Retention, Topic};
+    use std::sync::LazyLock;
+
+    use chassis::event::{Subscriptions, Topic};
 
     use super::*;
 
     const SOLD: &str = r#"{"type": "record", "name": "Sold", "fields": []}"#;
 
-    static SOLD_TOPIC: Topic =
-        Topic::new("shop.sold", "shop", &["mail"], 1, Retention::Days(14), SOLD);
+    static SOLD_TOPIC: Topic = Topic::new("shop.sold", "shop", SOLD);
     static FURTHER: [Grant; 2] = [
         Grant::new("mail", AclResource::Topic, "mail-", AclOperation::Create).prefix(),
         Grant::new("mail", AclResource::Topic, "mail-", AclOperation::Write).prefix(),
     ];
-    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&[&FURTHER]);
+    static SHOP: LazyLock<Contracts> = LazyLock::new(|| {
+        let subscriptions = Subscriptions::new([("mail", vec![&SOLD_TOPIC])]);
+        Contracts::new("shop", "1", &[&SOLD_TOPIC], subscriptions).grants_also(&FURTHER)
+    });
 
     #[test]
     fn each_right_is_a_line_for_kafka_acls() {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use chassis::config::env::BadConfiguration;
-use chassis::event::{DataClass, Retention};
+use chassis::event::Retention;
 
 use crate::Contracts;
 
@@ -124,17 +124,16 @@ impl Contracts {
     pub fn grants(&self) -> BTreeSet<Grant> {
         use AclOperation::{Describe, Read, Write};
         use AclResource::{Group, Topic};
-        let mut grants: BTreeSet<Grant> =
-            self.further_grants.iter().copied().flatten().cloned().collect();
+        let mut grants: BTreeSet<Grant> = self.further_grants.iter().cloned().collect();
         for resource in [Topic, Group] {
             grants.insert(Grant::new(OBSERVER, resource, "*", Describe));
         }
-        for topic in self.topics {
-            if topic.class == DataClass::Open {
+        for topic in &self.topics {
+            if !topic.is_personal() {
                 grants.insert(Grant::new(OBSERVER, Topic, topic.name, Read));
             }
             grants.insert(Grant::new(topic.publisher, Topic, topic.name, Write));
-            for subscriber in topic.subscribers {
+            for subscriber in self.subscriptions.subscribers(topic) {
                 grants.insert(Grant::new(subscriber, Topic, topic.name, Read));
                 grants.insert(Grant::new(subscriber, Group, subscriber, Read));
                 if topic.retention == Retention::Compact {
@@ -147,31 +146,32 @@ impl Contracts {
 
     /// The services: each publishes or subscribes to a topic.
     pub fn services(&self) -> BTreeSet<&'static str> {
-        let named = self
-            .topics
-            .iter()
-            .flat_map(|topic| topic.subscribers.iter().copied().chain([topic.publisher]));
-        named.collect()
+        let publishers = self.topics.iter().map(|topic| topic.publisher);
+        publishers.chain(self.subscriptions.services()).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use chassis::event::Topic;
+    use std::sync::LazyLock;
+
+    use chassis::event::{Subscriptions, Topic};
 
     use super::*;
 
     const SOLD: &str = r#"{"type": "record", "name": "Sold", "fields": []}"#;
 
-    static SOLD_TOPIC: Topic =
-        Topic::new("shop.sold", "shop", &["mail"], 1, Retention::Days(14), SOLD);
-    static PRICES: Topic =
-        Topic::new("shop.prices", "shop", &["mail"], 1, Retention::Compact, SOLD);
-    static NAMED: Topic =
-        Topic::new("shop.named", "shop", &["mail"], 1, Retention::Days(14), SOLD).personal();
+    static SOLD_TOPIC: Topic = Topic::new("shop.sold", "shop", SOLD);
+    static PRICES: Topic = Topic::new("shop.prices", "shop", SOLD).compacted();
+    static NAMED: Topic = Topic::new("shop.named", "shop", SOLD).personal(&["mail"]);
     static FURTHER: [Grant; 1] =
         [Grant::new("connect", AclResource::Topic, "connect-", AclOperation::Write).prefix()];
-    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC, &PRICES, &NAMED]);
+    static SHOP: LazyLock<Contracts> = LazyLock::new(|| contracts(&[&SOLD_TOPIC, &PRICES, &NAMED]));
+
+    /// The contracts of a shop whose topics mail consumes.
+    fn contracts(topics: &[&'static Topic]) -> Contracts {
+        Contracts::new("shop", "1", topics, Subscriptions::new([("mail", topics.to_vec())]))
+    }
 
     #[test]
     fn a_service_may_do_what_the_topics_say_and_nothing_else() {
@@ -202,11 +202,29 @@ mod tests {
     }
 
     #[test]
+    fn a_service_may_hear_its_own_events() {
+        static OWN: Topic = Topic::new("shop.counted", "shop", SOLD);
+        let subscriptions = Subscriptions::new([("shop", vec![&OWN])]);
+        let shop = Contracts::new("shop", "1", &[&OWN], subscriptions);
+        let grants = shop.grants();
+        for (resource, name, operation) in [
+            (AclResource::Topic, "shop.counted", AclOperation::Write),
+            (AclResource::Topic, "shop.counted", AclOperation::Read),
+            (AclResource::Group, "shop", AclOperation::Read),
+        ] {
+            assert!(grants.contains(&Grant::new("shop", resource, name, operation)), "{name}");
+        }
+        assert_eq!(shop.services().into_iter().collect::<Vec<_>>(), ["shop"]);
+        let document: serde_json::Value = serde_json::from_str(&shop.asyncapi().unwrap()).unwrap();
+        let operations = document["operations"].as_object().unwrap().keys();
+        assert!(operations.eq(["shop.receive.shop.counted", "shop.send.shop.counted"]));
+    }
+
+    #[test]
     fn a_system_may_declare_further_grants() {
-        static MORE: Contracts =
-            Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&[&FURTHER]);
-        assert!(MORE.grants().contains(&FURTHER[0]));
-        assert!(!MORE.services().contains("connect"));
+        let more = contracts(&[&SOLD_TOPIC]).grants_also(&FURTHER);
+        assert!(more.grants().contains(&FURTHER[0]));
+        assert!(!more.services().contains("connect"));
     }
 
     #[test]
@@ -215,11 +233,11 @@ mod tests {
             Feature { name: "flows", grants: || FURTHER.to_vec() },
             Feature { name: "reports", grants: Vec::new },
         ];
-        static MORE: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).features(&FEATURES);
-        assert!(!MORE.grants().contains(&FURTHER[0]));
-        let granted = MORE.grants_of_features(&["flows", "reports"]).unwrap();
+        let more = contracts(&[&SOLD_TOPIC]).features(&FEATURES);
+        assert!(!more.grants().contains(&FURTHER[0]));
+        let granted = more.grants_of_features(&["flows", "reports"]).unwrap();
         assert_eq!(granted.into_iter().collect::<Vec<_>>(), FURTHER);
-        let unknown = MORE.grants_of_features(&["flow"]).unwrap_err();
+        let unknown = more.grants_of_features(&["flow"]).unwrap_err();
         assert!(unknown.is::<BadConfiguration>(), "{unknown}");
         assert!(unknown.to_string().contains(r#""flow"; the features are ["flows", "reports"]"#));
     }

@@ -21,6 +21,7 @@ impl Contracts {
     /// - `record` records each changed schema as its next version, unless some version could not be
     ///   read any more.
     /// - `asyncapi` writes the AsyncAPI document to the standard output.
+    /// - `topics` writes the topics to the standard output, as `KafkaTopic` objects of Strimzi.
     /// - `acls [FEATURE…]` writes the rights in Kafka to the standard output, as arguments of `kafka-acls.sh`: those of the
     ///   system, and those of the named features.
     /// - `users [FEATURE]` writes them as `KafkaUser` objects of Strimzi: those of the system, or those of one feature.
@@ -33,6 +34,10 @@ impl Contracts {
             ["apply"] => self.run_apply(),
             ["record"] => self.record_versions(),
             ["asyncapi"] => self.asyncapi().map(|document| print!("{document}")),
+            ["topics"] => {
+                print!("{}", self.kafka_topics());
+                Ok(())
+            }
             ["acls", ref features @ ..] => self.kafka_acls(features).map(|acls| print!("{acls}")),
             ["users"] => self.kafka_users(None).map(|users| print!("{users}")),
             ["users", feature] => self.kafka_users(Some(feature)).map(|users| print!("{users}")),
@@ -58,7 +63,7 @@ impl Contracts {
         let default = format!("  STACK_NAME (default {})\n", self.name);
         let variables = env::describe_variables::<Settings>().replace("  STACK_NAME\n", &default);
         format!(
-            "usage: contracts apply | record | asyncapi | acls [FEATURE…] | users [FEATURE]\n\nThe environment of apply:\n{variables}"
+            "usage: contracts apply | record | asyncapi | topics | acls [FEATURE…] | users [FEATURE]\n\nThe environment of apply:\n{variables}"
         )
     }
 

@@ -1,7 +1,36 @@
-//! The settings of a declared topic, by Kafka's names.
+//! The settings of a declared topic, by Kafka's names, and the topics as objects of Strimzi.
 
 use chassis::event::{Retention, Topic};
 use chassis::kafka::RECORD_BYTES_MAX;
+
+use crate::Contracts;
+
+const HEAD: &str = "\
+# Written by `contracts topics` from the declarations of events. `make schema` rewrites it. Strimzi and the contracts
+# Job both create the topics, and the second one finds them as it needs them.
+";
+
+/// How many brokers of a production cluster have a topic.
+const REPLICAS: i32 = 3;
+
+impl Contracts {
+    /// One `KafkaTopic` of Strimzi for each topic.
+    pub(crate) fn kafka_topics(&self) -> String {
+        let object = |topic: &&Topic| {
+            let settings = topic_config(topic, Some(REPLICAS)).into_iter();
+            let settings = settings.map(|(name, value)| format!("{name}: {value}"));
+            let (name, partitions) = (topic.name, topic.partitions);
+            format!(
+                "apiVersion: kafka.strimzi.io/v1\n\
+                 kind: KafkaTopic\n\
+                 metadata: {{ name: {name}, labels: {{ strimzi.io/cluster: kafka }} }}\n\
+                 spec: {{ partitions: {partitions}, replicas: {REPLICAS}, config: {{ {} }} }}\n",
+                settings.collect::<Vec<_>>().join(", ")
+            )
+        };
+        HEAD.to_owned() + &self.topics.iter().map(object).collect::<Vec<_>>().join("---\n")
+    }
+}
 
 /// Kafka's `cleanup.policy`.
 pub fn cleanup_policy(retention: Retention) -> &'static str {

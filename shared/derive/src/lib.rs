@@ -1,56 +1,11 @@
 #![doc = include_str!("../README.md")]
-//!
-//! Of
-//!
-//! ```ignore
-//! #[derive(Record)]
-//! #[record(table = "items", key = "sku")]
-//! struct Item {
-//!     sku: String,
-//!     #[record(immutable)]
-//!     name: String,
-//!     available: i64,
-//! }
-//! ```
-//!
-//! it makes
-//!
-//! ```ignore
-//! impl Record for Item {
-//!     type Key = String;
-//!     const TABLE: &'static str = "items";
-//!     const KEY: &'static str = "sku";
-//!
-//!     fn key(&self) -> &String {
-//!         &self.sku
-//!     }
-//!
-//!     fn columns() -> &'static Columns<Item> {
-//!         static COLUMNS: LazyLock<Columns<Item>> = LazyLock::new(|| {
-//!             Columns::new([
-//!                 Column::new("sku", |row: &Item| &row.sku),
-//!                 Column::new("name", |row: &Item| &row.name).immutable(),
-//!                 Column::new("available", |row: &Item| &row.available),
-//!             ])
-//!         });
-//!         &COLUMNS
-//!     }
-//! }
-//! ```
-//!
-//! `chassis::unit_of_work::record` makes the statements.
-
 #![warn(missing_docs)]
 
-use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
-use syn::ext::IdentExt;
-use syn::punctuated::Punctuated;
-use syn::spanned::Spanned;
-use syn::{
-    Data, DataStruct, DeriveInput, Error, Field, Fields, Ident, LitStr, Result, Token,
-    parse_macro_input,
-};
+mod event;
+mod outcome;
+mod record;
+
+use syn::{DeriveInput, Error, parse_macro_input};
 
 /// Implements `chassis::Record` for a struct. Each field is the column of its name.
 ///
@@ -64,178 +19,33 @@ use syn::{
 #[proc_macro_derive(Record, attributes(record))]
 pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
-    expand(&input).unwrap_or_else(Error::into_compile_error).into()
+    record::expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
-fn expand(input: &DeriveInput) -> Result<TokenStream> {
-    let name = &input.ident;
-    let fields = named_fields(input)?;
-    let (table, key, is_immutable) = attributes(input)?;
-    let key_field = fields.iter().find(|field| column_name(field) == key.value());
-    let key_field =
-        key_field.ok_or_else(|| error(&key, &format!("{name} has no field `{}`", key.value())))?;
-    let (key_ident, key_type) = (&key_field.ident, &key_field.ty);
-    let columns = fields.iter().map(|field| column(name, field, is_immutable));
-    let columns = columns.collect::<Result<Vec<_>>>()?;
-    let record = quote!(::chassis::unit_of_work::record);
-    Ok(quote! {
-        impl #record::Record for #name {
-            type Key = #key_type;
-            const TABLE: &'static str = #table;
-            const KEY: &'static str = #key;
-
-            fn key(&self) -> &#key_type {
-                &self.#key_ident
-            }
-
-            fn columns() -> &'static #record::Columns<#name> {
-                static COLUMNS: ::std::sync::LazyLock<#record::Columns<#name>> =
-                    ::std::sync::LazyLock::new(|| #record::Columns::new([#(#columns),*]));
-                &COLUMNS
-            }
-        }
-    })
+/// Implements `chassis::Event` for a struct, declares its topic and makes both known to the program:
+/// `#[event(topic = "orders.created", publisher = "order", key = "order_id")]`.
+///
+/// - `topic` is the topic. Its schema is the file `schemas/<topic>.avsc` of the crate or of a folder above it, and
+///   `schema = …` is the text of another one.
+/// - `publisher` is the one service that writes the topic, and `key` the field that is the key of its records.
+/// - `personal("payment", "stock")`: its events are about persons, and these services alone may handle them.
+/// - `days = 7` or `compacted`, `partitions = 6` and `read_committed` are for a topic that differs from
+///   `chassis::Topic::new`.
+///
+/// A struct that is no event does not compile, and the error points at the reason.
+#[proc_macro_derive(Event, attributes(event))]
+pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    event::expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// The fields of a struct that can be a record.
-fn named_fields(input: &DeriveInput) -> Result<&Punctuated<Field, Token![,]>> {
-    if !input.generics.params.is_empty() {
-        return Err(error(&input.generics, "a record has no generic parameters"));
-    }
-    match &input.data {
-        Data::Struct(DataStruct { fields: Fields::Named(fields), .. }) => Ok(&fields.named),
-        Data::Struct(_) => Err(error(&input.ident, "a record has a named field for each column")),
-        _ => Err(error(&input.ident, "a record is a struct")),
-    }
-}
-
-/// The values of `#[record(table = "…", key = "…")]`, and whether `immutable` follows.
-fn attributes(input: &DeriveInput) -> Result<(LitStr, LitStr, bool)> {
-    let (mut table, mut key, mut is_immutable) = (None, None, false);
-    for attribute in input.attrs.iter().filter(|it| it.path().is_ident("record")) {
-        attribute.parse_nested_meta(|meta| {
-            let value = match () {
-                () if meta.path.is_ident("table") => &mut table,
-                () if meta.path.is_ident("key") => &mut key,
-                () if meta.path.is_ident("immutable") => {
-                    is_immutable = true;
-                    return Ok(());
-                }
-                () => return Err(meta.error("expected `table = \"…\"` or `key = \"…\"`")),
-            };
-            match value.replace(meta.value()?.parse()?) {
-                Some(_) => Err(meta.error("this is given twice")),
-                None => Ok(()),
-            }
-        })?;
-    }
-    let missing = "a record names its table and its key: `#[record(table = \"…\", key = \"…\")]`";
-    let (table, key) = table.zip(key).ok_or_else(|| error(&input.ident, missing))?;
-    Ok((table, key, is_immutable))
-}
-
-/// The column of a field, as an expression. It has the span of the field's type, so that the compiler's error points
-/// at a type that no column can store.
-fn column(record: &Ident, field: &Field, is_immutable: bool) -> Result<TokenStream> {
-    let mut immutable = is_immutable.then(|| quote!(.immutable()));
-    for attribute in &field.attrs {
-        if attribute.path().is_ident("sqlx") {
-            let message = "a record's column has the name of its field: leave out `#[sqlx(…)]`";
-            return Err(error(attribute, message));
-        }
-        if attribute.path().is_ident("record") {
-            attribute.parse_nested_meta(|meta| {
-                if !meta.path.is_ident("immutable") {
-                    return Err(meta.error("expected `immutable`"));
-                }
-                immutable = Some(quote!(.immutable()));
-                Ok(())
-            })?;
-        }
-    }
-    let (name, ident) = (column_name(field), &field.ident);
-    Ok(quote_spanned! {field.ty.span()=>
-        ::chassis::unit_of_work::record::Column::new(#name, |row: &#record| &row.#ident) #immutable
-    })
-}
-
-/// The name of a field, without the `r#` of a keyword.
-fn column_name(field: &Field) -> String {
-    field.ident.as_ref().map(|name| name.unraw().to_string()).unwrap_or_default()
-}
-
-/// An error that points at a part of the input.
-fn error(at: &impl Spanned, message: &str) -> Error {
-    Error::new(at.span(), message)
-}
-
-#[cfg(test)]
-mod tests {
-    use syn::parse_quote;
-
-    use super::*;
-
-    #[test]
-    fn every_field_is_a_column_under_its_name() {
-        let expanded = expand(&parse_quote! {
-            #[record(table = "items", key = "sku")]
-            struct Item { sku: String, #[record(immutable)] r#type: i64 }
-        });
-        let expected = quote! {
-            impl ::chassis::unit_of_work::record::Record for Item {
-                type Key = String;
-                const TABLE: &'static str = "items";
-                const KEY: &'static str = "sku";
-
-                fn key(&self) -> &String {
-                    &self.sku
-                }
-
-                fn columns() -> &'static ::chassis::unit_of_work::record::Columns<Item> {
-                    static COLUMNS: ::std::sync::LazyLock<
-                        ::chassis::unit_of_work::record::Columns<Item>> =
-                    ::std::sync::LazyLock::new(||
-                        ::chassis::unit_of_work::record::Columns::new([
-                            ::chassis::unit_of_work::record::Column::new(
-                                "sku", |row: &Item| &row.sku
-                            ),
-                            ::chassis::unit_of_work::record::Column::new(
-                                "type", |row: &Item| &row.r#type
-                            ).immutable()
-                        ])
-                    );
-                    &COLUMNS
-                }
-            }
-        };
-        assert_eq!(expanded.unwrap().to_string(), expected.to_string());
-    }
-
-    #[test]
-    fn every_column_of_an_immutable_record_is_immutable() {
-        let expanded = expand(&parse_quote! {
-            #[record(table = "deposits", key = "id", immutable)]
-            struct Deposit { id: i64, amount: i64 }
-        });
-        assert_eq!(expanded.unwrap().to_string().matches(". immutable ()").count(), 2);
-    }
-
-    #[test]
-    fn what_is_no_record_is_refused_with_the_reason() {
-        let named = |rest: &str| format!("#[record(table = \"items\", key = \"sku\")] {rest}");
-        for (text, message) in [
-            ("struct Item { sku: String }".to_string(), "a record names its table"),
-            (named("enum Item { Sku }"), "a record is a struct"),
-            (named("struct Item(String);"), "a named field for each column"),
-            (named("struct Item<T> { sku: T }"), "no generic parameters"),
-            (named("struct Item { name: String }"), "Item has no field `sku`"),
-            (named("struct Item { #[sqlx(json)] sku: i64 }"), "the name of its field"),
-            (named("struct Item { #[record(key)] sku: i64 }"), "expected `immutable`"),
-            (named("#[record(key = \"name\")] struct Item { sku: i64 }"), "given twice"),
-            ("#[record(name = \"a\")] struct Item { a: i64 }".into(), "expected `table = "),
-        ] {
-            let error = expand(&syn::parse_str(&text).unwrap()).unwrap_err().to_string();
-            assert!(error.contains(message), "{text}: {error}");
-        }
-    }
+/// Implements `chassis::Outcome`. An enum is one of several outcomes: each variant holds one, or nothing. A struct is
+/// several outcomes together, one in each field, and each event has the id `HandlerContext::id_of`.
+///
+/// A type that is no outcome does not compile, and the error points at the reason: a struct without fields, a variant
+/// with several or named fields, or a type within that is no outcome.
+#[proc_macro_derive(Outcome)]
+pub fn derive_outcome(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    outcome::expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }

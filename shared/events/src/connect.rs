@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use chassis::event::Topic;
+use chassis::{Event, Topic};
 use contracts::InternalTopic;
 use contracts::grants::AclOperation::{DescribeConfigs, Read, Write};
 use contracts::grants::AclResource::{self, Group, TransactionalId};
 use contracts::grants::{Feature, Grant};
 
-use crate::{TOPICS, insights, orders};
+use crate::insights::{ItemSales, OrderOutcomes};
+use crate::orders::OrderConfirmed;
+use crate::saga_topics;
 
 /// Its name: that of its user and of its group.
 pub const NAME: &str = "connect";
@@ -61,13 +63,6 @@ pub static FEATURES: [Feature; 3] = [
     Feature { name: "reporting", grants: reports },
 ];
 
-/// The connectors of the reporting database, each with the topic that it reads.
-const REPORTS: [(&str, &Topic); 3] = [
-    ("reporting-orders", &orders::CONFIRMED),
-    ("reporting-sales", &insights::SALES),
-    ("reporting-outcomes", &insights::OUTCOMES),
-];
-
 /// The worker keeps its own topics, and touches no other one.
 fn worker() -> Vec<Grant> {
     let mut grants = vec![
@@ -84,14 +79,14 @@ fn worker() -> Vec<Grant> {
 
 /// Each publishes what its service publishes, with its position in the same transaction.
 fn outboxes() -> Vec<Grant> {
-    let services: BTreeSet<&str> = TOPICS.iter().map(|topic| topic.publisher).collect();
+    let services: BTreeSet<&str> = saga_topics().iter().map(|topic| topic.publisher).collect();
     services.into_iter().flat_map(outbox).collect()
 }
 
 fn outbox(service: &str) -> Vec<Grant> {
     let user = format!("{service}-outbox");
     let on = |name: &str, operation| Grant::from_names(&user, AclResource::Topic, name, operation);
-    let published = TOPICS.iter().filter(|topic| topic.publisher == service);
+    let published = saga_topics().iter().filter(|topic| topic.publisher == service);
     let written = published.map(|topic| topic.name).chain([HEARTBEATS.name]);
     let mut grants: Vec<Grant> = written.map(|topic| on(topic, Write)).collect();
     grants.extend([Read, Write, DescribeConfigs].map(|operation| on(OFFSETS, operation)));
@@ -100,8 +95,14 @@ fn outbox(service: &str) -> Vec<Grant> {
     grants
 }
 
-/// Each reads its topic, as the group that Kafka Connect names after it, and sets aside what it cannot write.
+/// The connectors of the reporting database. Each reads its topic, as the group that Kafka Connect names after it, and
+/// sets aside what it cannot write.
 fn reports() -> Vec<Grant> {
+    let connectors = [
+        ("reporting-orders", OrderConfirmed::topic()),
+        ("reporting-sales", ItemSales::topic()),
+        ("reporting-outcomes", OrderOutcomes::topic()),
+    ];
     let of_connector = |(user, topic): (&'static str, &'static Topic)| {
         [
             Grant::new(user, AclResource::Topic, topic.name, Read),
@@ -109,7 +110,7 @@ fn reports() -> Vec<Grant> {
             Grant::from_names(user, Group, &format!("{NAME}-{user}"), Read),
         ]
     };
-    REPORTS.into_iter().flat_map(of_connector).collect()
+    connectors.into_iter().flat_map(of_connector).collect()
 }
 
 const fn compacted(name: &'static str) -> InternalTopic {

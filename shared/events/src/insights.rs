@@ -1,40 +1,18 @@
 //! The events of the stream processor `insights`: sums of what happened to orders, by minute. It writes them in
 //! transactions. A later record replaces an earlier one of the same key and minute.
 
-use chassis::event::{Event, Topic};
+use std::fmt;
+
+use chassis::Event;
 use chrono::{DateTime, Utc};
 use contracts::grants::{AclOperation, AclResource, Grant};
 use serde::{Deserialize, Serialize};
-
-use crate::retention::{FACT_RETENTION, PARTITIONS};
 
 /// Its name: that of its user, of its group and of its folder.
 pub const NAME: &str = "insights";
 
 /// The names of its internal topics and of its transactions begin with this.
 const INTERNAL: &str = "insights-";
-
-/// See [`ItemSales`].
-pub static SALES: Topic = Topic::new(
-    "insights.sales",
-    NAME,
-    &[],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/insights.sales.avsc"),
-)
-.read_committed();
-
-/// See [`OrderOutcomes`].
-pub static OUTCOMES: Topic = Topic::new(
-    "insights.outcomes",
-    NAME,
-    &[],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/insights.outcomes.avsc"),
-)
-.read_committed();
 
 /// Its rights beside those of a publisher: what it reads, and what Kafka Streams does with its internal topics. It is
 /// no subscriber: it has no inbox and no dead letters of its own database, and no order waits for it.
@@ -57,7 +35,8 @@ pub static GRANTS: [Grant; 10] = {
 };
 
 /// What was sold of one item in one minute, as far as it is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "insights.sales", publisher = "insights", key = "sku", read_committed)]
 pub struct ItemSales {
     /// The item.
     pub sku: String,
@@ -77,7 +56,8 @@ pub struct ItemSales {
 }
 
 /// How many orders ended in one minute with one outcome, as far as it is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "insights.outcomes", publisher = "insights", key = "outcome", read_committed)]
 pub struct OrderOutcomes {
     /// How the orders ended.
     pub outcome: Outcome,
@@ -112,6 +92,13 @@ pub enum Outcome {
     Unknown,
 }
 
+/// The symbol is the key of its records.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.symbol())
+    }
+}
+
 impl Outcome {
     /// The symbol in the schema.
     pub fn symbol(self) -> &'static str {
@@ -123,23 +110,5 @@ impl Outcome {
             Outcome::Deadline => "deadline",
             Outcome::Unknown => "unknown",
         }
-    }
-}
-
-impl Event for ItemSales {
-    fn topic() -> &'static Topic {
-        &SALES
-    }
-    fn key(&self) -> String {
-        self.sku.clone()
-    }
-}
-
-impl Event for OrderOutcomes {
-    fn topic() -> &'static Topic {
-        &OUTCOMES
-    }
-    fn key(&self) -> String {
-        self.outcome.symbol().to_string()
     }
 }

@@ -1,46 +1,18 @@
 //! The events of the order service.
 
-use chassis::event::{Event, Topic};
+use chassis::Event;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::retention::{FACT_RETENTION, PARTITIONS};
-
-/// See [`OrderCreated`].
-pub static CREATED: Topic = Topic::new(
-    "orders.created",
-    "order",
-    &["payment", "stock"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/orders.created.avsc"),
-)
-.personal();
-
-/// See [`OrderConfirmed`].
-pub static CONFIRMED: Topic = Topic::new(
-    "orders.confirmed",
-    "order",
-    &include!("confirmed_subscribers.rs"),
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/orders.confirmed.avsc"),
-)
-.personal();
-
-/// See [`OrderCancelled`].
-pub static CANCELLED: Topic = Topic::new(
-    "orders.cancelled",
-    "order",
-    &["payment", "stock"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/orders.cancelled.avsc"),
-);
-
 /// A customer placed an order. Payment and stock each respond to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(
+    topic = "orders.created",
+    publisher = "order",
+    key = "order_id",
+    personal("payment", "stock")
+)]
 pub struct OrderCreated {
     /// The order.
     pub order_id: Uuid,
@@ -69,7 +41,8 @@ pub struct OrderLine {
 }
 
 /// Payment and stock both accepted the order, which is final.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "orders.confirmed", publisher = "order", key = "order_id", personal())]
 pub struct OrderConfirmed {
     /// The order.
     pub order_id: Uuid,
@@ -98,7 +71,8 @@ pub struct ConfirmedLine {
 }
 
 /// The order is over: payment and stock undo their parts of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "orders.cancelled", publisher = "order", key = "order_id")]
 pub struct OrderCancelled {
     /// The order.
     pub order_id: Uuid,
@@ -123,31 +97,4 @@ pub enum CancelReason {
     Deadline,
     /// A reason newer than this reader.
     Unknown,
-}
-
-impl Event for OrderCreated {
-    fn topic() -> &'static Topic {
-        &CREATED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for OrderConfirmed {
-    fn topic() -> &'static Topic {
-        &CONFIRMED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for OrderCancelled {
-    fn topic() -> &'static Topic {
-        &CANCELLED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
 }

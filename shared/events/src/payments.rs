@@ -1,44 +1,13 @@
 //! The events of the payment service.
 
-use chassis::event::{Event, Topic};
+use chassis::Event;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::retention::{FACT_RETENTION, PARTITIONS};
-
-/// See [`PaymentVerified`].
-pub static VERIFIED: Topic = Topic::new(
-    "payments.verified",
-    "payment",
-    &["order"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/payments.verified.avsc"),
-);
-
-/// See [`PaymentDeclined`].
-pub static DECLINED: Topic = Topic::new(
-    "payments.declined",
-    "payment",
-    &["order"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/payments.declined.avsc"),
-);
-
-/// See [`PaymentRefunded`].
-pub static REFUNDED: Topic = Topic::new(
-    "payments.refunded",
-    "payment",
-    &["order"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/payments.refunded.avsc"),
-);
-
 /// The money for an order was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "payments.verified", publisher = "payment", key = "order_id")]
 pub struct PaymentVerified {
     /// The order.
     pub order_id: Uuid,
@@ -52,7 +21,8 @@ pub struct PaymentVerified {
 }
 
 /// The order cannot be paid for; no money was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "payments.declined", publisher = "payment", key = "order_id")]
 pub struct PaymentDeclined {
     /// The order.
     pub order_id: Uuid,
@@ -78,7 +48,8 @@ pub enum DeclineReason {
 }
 
 /// Payment has undone its part of a cancelled order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "payments.refunded", publisher = "payment", key = "order_id")]
 pub struct PaymentRefunded {
     /// The order.
     pub order_id: Uuid,
@@ -89,31 +60,4 @@ pub struct PaymentRefunded {
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
-}
-
-impl Event for PaymentVerified {
-    fn topic() -> &'static Topic {
-        &VERIFIED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for PaymentDeclined {
-    fn topic() -> &'static Topic {
-        &DECLINED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for PaymentRefunded {
-    fn topic() -> &'static Topic {
-        &REFUNDED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
 }

@@ -1,56 +1,15 @@
 //! The events of the stock service.
 
-use chassis::event::{Event, Topic};
+use chassis::Event;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use unicode_normalization::{is_nfc, is_nfkc};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use uuid::Uuid;
 
-use crate::retention::{FACT_RETENTION, PARTITIONS, STATE_RETENTION};
-
-/// See [`StockReserved`].
-pub static RESERVED: Topic = Topic::new(
-    "stock.reserved",
-    "stock",
-    &["order"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/stock.reserved.avsc"),
-);
-
-/// See [`StockRejected`].
-pub static REJECTED: Topic = Topic::new(
-    "stock.rejected",
-    "stock",
-    &["order"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/stock.rejected.avsc"),
-);
-
-/// See [`StockReleased`].
-pub static RELEASED: Topic = Topic::new(
-    "stock.released",
-    "stock",
-    &["order"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../../schemas/stock.released.avsc"),
-);
-
-/// See [`StockItem`].
-pub static ITEMS: Topic = Topic::new(
-    "stock.items",
-    "stock",
-    &["order"],
-    PARTITIONS,
-    STATE_RETENTION,
-    include_str!("../../../schemas/stock.items.avsc"),
-);
-
 /// Every line of an order was reserved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "stock.reserved", publisher = "stock", key = "order_id")]
 pub struct StockReserved {
     /// The order.
     pub order_id: Uuid,
@@ -71,7 +30,8 @@ pub struct ReservedLine {
 }
 
 /// At least one line cannot be supplied, so nothing was reserved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "stock.rejected", publisher = "stock", key = "order_id")]
 pub struct StockRejected {
     /// The order.
     pub order_id: Uuid,
@@ -101,7 +61,8 @@ pub enum RejectReason {
 }
 
 /// Stock has undone its part of a cancelled order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "stock.released", publisher = "stock", key = "order_id")]
 pub struct StockReleased {
     /// The order.
     pub order_id: Uuid,
@@ -179,7 +140,8 @@ fn is_invisible(char: char) -> bool {
 }
 
 /// An item in its current state: the newest record of a SKU replaces all earlier ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "stock.items", publisher = "stock", key = "sku", compacted)]
 pub struct StockItem {
     /// The item.
     pub sku: String,
@@ -194,40 +156,4 @@ pub struct StockItem {
     /// Database time of the change.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
-}
-
-impl Event for StockReserved {
-    fn topic() -> &'static Topic {
-        &RESERVED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for StockRejected {
-    fn topic() -> &'static Topic {
-        &REJECTED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for StockReleased {
-    fn topic() -> &'static Topic {
-        &RELEASED
-    }
-    fn key(&self) -> String {
-        self.order_id.to_string()
-    }
-}
-
-impl Event for StockItem {
-    fn topic() -> &'static Topic {
-        &ITEMS
-    }
-    fn key(&self) -> String {
-        self.sku.clone()
-    }
 }

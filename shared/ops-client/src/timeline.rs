@@ -56,8 +56,6 @@ pub enum DeliveryState {
     Waits,
     /// The event is older than what the subscriber's inbox keeps, and so it may have been handled.
     Forgotten,
-    /// The subscriber does not answer.
-    Unknown,
 }
 
 /// An event, as its publisher lists it.
@@ -65,7 +63,6 @@ pub enum DeliveryState {
 pub struct PublishedEvent {
     pub event_id: Uuid,
     pub topic: String,
-    pub subscribers: Vec<String>,
     pub occurred_at: DateTime<Utc>,
     /// Whether it waits for Kafka, if its service can tell.
     pub in_outbox: Option<bool>,
@@ -90,8 +87,15 @@ struct DeadLetterOfEvent {
 }
 
 #[derive(Deserialize)]
-struct Events<E> {
-    events: Vec<E>,
+struct PublishedEvents {
+    events: Vec<PublishedEvent>,
+}
+
+/// What a service says of events. It handles the events of these topics, and no other.
+#[derive(Clone, Debug, Deserialize)]
+struct HandledEvents {
+    topics: Vec<String>,
+    events: Vec<HandledEvent>,
 }
 
 impl HandledEvent {
@@ -117,39 +121,40 @@ impl OpsClient<'_> {
     /// Asks all services about the events under a key, which has to be safe in a URL.
     pub async fn timeline(&self, key: &str) -> Timeline {
         let mut silent = BTreeMap::new();
-        let published = self.ask_all(&format!("/published-events?key={key}"), &mut silent).await;
-        let mut steps: Vec<Step> = published
-            .into_iter()
-            .map(|(publisher, event)| Step { event, publisher, deliveries: Vec::new() })
-            .collect();
+        let path = format!("/published-events?key={key}");
+        let published: Vec<(String, PublishedEvents)> = self.ask_all(&path, &mut silent).await;
+        let step = |(publisher, PublishedEvents { events }): (String, PublishedEvents)| {
+            let step =
+                move |event| Step { event, publisher: publisher.clone(), deliveries: vec![] };
+            events.into_iter().map(step)
+        };
+        let mut steps: Vec<Step> = published.into_iter().flat_map(step).collect();
         steps.sort_by_key(|step| step.event.occurred_at);
         steps.truncate(EVENTS_PER_REQUEST);
         if !steps.is_empty() {
             let ids = steps.iter().map(|step| format!("event_id={}", step.event.event_id));
             let path = format!("/handled-events?{}", ids.collect::<Vec<_>>().join("&"));
-            let handled: Vec<(String, HandledEvent)> = self.ask_all(&path, &mut silent).await;
+            let handled: Vec<(String, HandledEvents)> = self.ask_all(&path, &mut silent).await;
             deliver(&mut steps, handled, Utc::now());
         }
         Timeline { steps, silent }
     }
 
-    /// The events that each service lists. One that does not answer becomes silent, and is not asked again.
-    async fn ask_all<E: DeserializeOwned>(
+    /// The answer of each service. One that does not answer becomes silent, and is not asked again.
+    async fn ask_all<A: DeserializeOwned>(
         &self,
         path: &str,
         silent: &mut BTreeMap<String, String>,
-    ) -> Vec<(String, E)> {
+    ) -> Vec<(String, A)> {
         let names = self.services.names.iter().filter(|name| !silent.contains_key(*name));
         let answers = join_all(names.map(async |name| {
-            let answer: Result<Events<E>, ServiceError> = self.get((name, Port::Admin), path).await;
+            let answer: Result<A, ServiceError> = self.get((name, Port::Admin), path).await;
             (name.clone(), answer)
         }));
         let mut found = Vec::new();
         for (service, answer) in answers.await {
             match answer {
-                Ok(Events { events }) => {
-                    found.extend(events.into_iter().map(|event| (service.clone(), event)));
-                }
+                Ok(answer) => found.push((service, answer)),
                 Err(error) => drop(silent.insert(service, error.to_string())),
             }
         }
@@ -157,17 +162,19 @@ impl OpsClient<'_> {
     }
 }
 
-/// Adds what each subscriber did with each event.
-fn deliver(steps: &mut [Step], handled: Vec<(String, HandledEvent)>, now: DateTime<Utc>) {
-    let handled = handled.into_iter().map(|(service, event)| ((service, event.event_id), event));
-    let mut handled: HashMap<(String, Uuid), HandledEvent> = handled.collect();
-    for Step { event, deliveries, .. } in steps {
-        let is_old = now - event.occurred_at > INBOX_RETENTION;
-        deliveries.extend(event.subscribers.iter().map(|subscriber| {
-            let found = handled.remove(&(subscriber.clone(), event.event_id));
-            let state = found.map_or(DeliveryState::Unknown, |it| it.into_state(is_old));
-            Delivery { subscriber: subscriber.clone(), state }
-        }));
+/// Adds what each subscriber did with each event: a service that handles the event's topic.
+fn deliver(steps: &mut [Step], handled: Vec<(String, HandledEvents)>, now: DateTime<Utc>) {
+    for (subscriber, HandledEvents { topics, events }) in handled {
+        let events = events.into_iter().map(|event| (event.event_id, event));
+        let mut events: HashMap<Uuid, HandledEvent> = events.collect();
+        for Step { event, deliveries, .. } in &mut *steps {
+            let is_old = now - event.occurred_at > INBOX_RETENTION;
+            let found = events.remove(&event.event_id).filter(|_| topics.contains(&event.topic));
+            deliveries.extend(found.map(|found| Delivery {
+                subscriber: subscriber.clone(),
+                state: found.into_state(is_old),
+            }));
+        }
     }
 }
 
@@ -214,34 +221,35 @@ mod tests {
 
     const AT: &str = "2026-11-27T10:00:00Z";
 
-    fn step(subscribers: &[&str]) -> Step {
+    fn step() -> Step {
         let event = json!({
             "event_id": EVENT_ID, "topic": "a.done", "occurred_at": AT, "in_outbox": false,
-            "subscribers": subscribers,
         });
         let event = serde_json::from_value(event).unwrap();
         Step { event, publisher: "a".to_string(), deliveries: Vec::new() }
     }
 
-    fn handled(received_at: Option<&str>, state: Option<&str>) -> HandledEvent {
+    fn handled(topic: &str, received_at: Option<&str>, state: Option<&str>) -> HandledEvents {
         let letter = json!({ "dead_letter_id": 9, "state": state, "reason": "because" });
-        serde_json::from_value(json!({
+        let event = json!({
             "event_id": EVENT_ID, "received_at": received_at, "attempts": 2,
             "dead_letters": state.map(|_| letter).as_slice(),
-        }))
-        .unwrap()
+        });
+        serde_json::from_value(json!({ "topics": ["a.other", topic], "events": [event] })).unwrap()
     }
 
     #[test]
     fn each_subscriber_has_its_delivery_and_a_dead_letter_counts_unless_it_was_replayed() {
-        let mut steps = [step(&["b", "c", "d", "e", "f", "g"])];
+        let mut steps = [step()];
         let at = steps[0].event.occurred_at;
         let answers = [
-            ("b", handled(Some(AT), None)),
-            ("c", handled(None, None)),
-            ("d", handled(None, Some("waiting"))),
-            ("e", handled(Some(AT), Some("replayed"))),
-            ("f", handled(Some(AT), Some("discarded"))),
+            ("b", handled("a.done", Some(AT), None)),
+            ("c", handled("a.done", None, None)),
+            ("d", handled("a.done", None, Some("waiting"))),
+            ("e", handled("a.done", Some(AT), Some("replayed"))),
+            ("f", handled("a.done", Some(AT), Some("discarded"))),
+            // It does not handle the topic.
+            ("g", handled("a.begun", None, None)),
         ];
         deliver(&mut steps, answers.map(|(name, event)| (name.to_string(), event)).to_vec(), at);
         let done = DeliveryState::Handled { at, attempts: 2 };
@@ -252,8 +260,7 @@ mod tests {
         });
         let [step] = &mut steps;
         let states = Vec::from_iter(step.deliveries.iter().map(|it| &it.state));
-        let (waits, unknown) = (&DeliveryState::Waits, &DeliveryState::Unknown);
-        assert_eq!(states, [&done, waits, &dead[0], &done, &dead[1], unknown]);
+        assert_eq!(states, [&done, &DeliveryState::Waits, &dead[0], &done, &dead[1]]);
         let mut open = vec![
             "a.done waits for c to handle it",
             "a.done is dead letter 9 of d, waiting: because",
@@ -267,13 +274,14 @@ mod tests {
 
     #[test]
     fn an_event_that_is_older_than_the_inbox_keeps_is_not_pending() {
-        let forgets_at = step(&[]).event.occurred_at + INBOX_RETENTION;
+        let forgets_at = step().event.occurred_at + INBOX_RETENTION;
         for (now, state, is_pending) in [
             (forgets_at, DeliveryState::Waits, true),
             (forgets_at + TimeDelta::seconds(1), DeliveryState::Forgotten, false),
         ] {
-            let mut steps = [step(&["b"])];
-            deliver(&mut steps, vec![("b".to_string(), handled(None, None))], now);
+            let mut steps = [step()];
+            let answer = handled("a.done", None, None);
+            deliver(&mut steps, vec![("b".to_string(), answer)], now);
             assert_eq!(steps[0].deliveries[0].state, state);
             assert_eq!(!steps[0].open_work().is_empty(), is_pending);
         }

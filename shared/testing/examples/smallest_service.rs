@@ -7,40 +7,25 @@ use std::collections::BTreeSet;
 
 use axum::extract::State;
 use axum::{Json, Router};
-use chassis::event::Retention;
 use chassis::{
-    Event, HandlerContext, HandlerResult, Loads, Path, Problem, Record, Routers, Service, Table,
-    Topic, UnitOfWork, WriteBatch, books, openapi,
+    Event, HandlerContext, HandlerResult, Handlers, Loader, Loads, Path, Problem, Record, Service,
+    Table, UnitOfWork, WriteBatch, openapi,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{PgConnection, PgPool, SqlSafeStr};
+use sqlx::{PgPool, SqlSafeStr};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// Published by the service `door`. Each record is kept for 14 days, so this service may be down for 13.
-static OPENED: Topic = Topic::new(
-    "doors.opened",
-    "door",
-    &["visit"],
-    3,
-    Retention::Days(14),
-    r#"{"type": "record", "name": "DoorOpened", "fields": [{"name": "door", "type": "string"}]}"#,
-);
-
-/// A visitor came through a door.
-#[derive(Serialize, Deserialize)]
+/// A visitor came through a door. The service `door` publishes it. Each record is kept for 14 days, so this service may
+/// be down for 13. Without `schema`, the schema is the file `schemas/doors.opened.avsc`.
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "doors.opened", publisher = "door", key = "door", schema = DOOR_OPENED)]
 struct DoorOpened {
     door: String,
 }
 
-impl Event for DoorOpened {
-    fn topic() -> &'static Topic {
-        &OPENED
-    }
-    fn key(&self) -> String {
-        self.door.clone()
-    }
-}
+const DOOR_OPENED: &str =
+    r#"{"type": "record", "name": "DoorOpened", "fields": [{"name": "door", "type": "string"}]}"#;
 
 /// The visitors of a door.
 #[derive(Clone, PartialEq, Serialize, sqlx::FromRow, Record, utoipa::ToSchema)]
@@ -64,8 +49,8 @@ impl Loads<DoorOpened> for Doors {
 impl UnitOfWork for Doors {
     type Keys = BTreeSet<String>;
 
-    async fn load(tx: &mut PgConnection, keys: BTreeSet<String>) -> sqlx::Result<Doors> {
-        Ok(Doors(Table::lock(tx, keys).await?))
+    async fn load(loader: &mut Loader<'_>, keys: BTreeSet<String>) -> sqlx::Result<Doors> {
+        Ok(Doors(loader.lock(keys).await?))
     }
 
     fn save(&self, writes: &mut WriteBatch<'_>) {
@@ -107,15 +92,15 @@ fn main() -> std::process::ExitCode {
     chassis::main("visit", env!("CARGO_PKG_VERSION"), migrator(), serve)
 }
 
+fn handlers() -> Handlers<Doors> {
+    Handlers::new().on(count_visitor)
+}
+
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {
-    let relay = service.relay(&[&OPENED]);
-    let consumer = service.consumer().on(count_visitor);
-    let routers = Routers {
-        api: api(service.db.clone()),
-        books: books::router(service.db.clone(), "select true as balanced"),
-        admin: consumer.admin(),
-    };
-    service.run(routers, [relay.into(), consumer.into()]).await
+    let relay = service.relay();
+    let consumer = service.consumer(handlers());
+    let (api, admin) = (api(service.db.clone()), consumer.admin());
+    service.run(api, "select true as balanced", admin, [relay.into(), consumer.into()]).await
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use chassis::UnitOfWork;
+use chassis::{Loader, UnitOfWork};
 use sqlx::{Connection, PgConnection};
 
 use crate::{TestService, write_batch};
@@ -28,12 +28,13 @@ impl<R: UnitOfWork> TestService<R> {
         let connection = PgConnection::connect_with(&self.db.connect_options()).await;
         let mut connection = connection.expect("the cluster runs");
         let mut tx = connection.begin().await.expect("a transaction");
-        let mut rows = R::load(&mut tx, keys()).await.expect("the rows are loaded");
+        let mut rows =
+            R::load(&mut Loader::new(&mut tx), keys()).await.expect("the rows are loaded");
         change(&mut rows);
         let mut writes = write_batch(&mut tx);
         rows.save(&mut writes);
         writes.execute().await.expect("the rows are saved");
-        let loaded = R::load(&mut tx, keys()).await.expect("the rows are loaded");
+        let loaded = R::load(&mut Loader::new(&mut tx), keys()).await.expect("the rows are loaded");
         assert_eq!(saved_rows(&loaded), saved_rows(&rows), "what is loaded is what was saved");
         let prepared = sqlx::query_scalar(PREPARED).persistent(false).fetch_all(&mut *tx).await;
         let prepared: Vec<String> = prepared.expect("the statements");

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use chassis::event::Topic;
-use events::{orders, stock};
+use chassis::event::Event;
+use events::orders::OrderCreated;
+use events::stock::StockReleased;
 use futures::future::try_join_all;
 use launcher::eventually;
 use ops_client::{DeadLetterFilter, DeadLetterSummary};
@@ -24,9 +25,6 @@ use crate::checker::run;
 use crate::client::operator::Operator;
 use crate::client::order::Order;
 use crate::scenarios::order_faults;
-
-/// The topics with poison: one that payment and stock read, and one that order reads.
-const POISONED_TOPICS: [&Topic; 2] = [&orders::CREATED, &stock::RELEASED];
 
 /// The only service that refuses valid events, so the only one with dead letters to replay.
 const FAILING_SERVICE: &str = "payment";
@@ -76,7 +74,8 @@ impl CrashPointRun<'_> {
                     if nth >= count && over.load(Ordering::Relaxed) {
                         break;
                     }
-                    for topic in POISONED_TOPICS {
+                    // One that payment and stock read, and one that order reads.
+                    for topic in [OrderCreated::topic(), StockReleased::topic()] {
                         by_hand::produce_poison(stack, topic, &mut Vec::new()).await?;
                     }
                     sleep(POISON_INTERVAL).await;

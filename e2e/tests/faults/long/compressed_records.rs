@@ -1,8 +1,9 @@
 //! Records that are small where they are written and large where they are read.
 
+use chassis::event::Event;
 use chassis::kafka::RECORD_BYTES_MAX;
 use e2e::client::sample_events::POISON_KEY;
-use events::stock::RESERVED;
+use events::stock::StockReserved;
 use parking_lot::Mutex;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
@@ -88,7 +89,7 @@ async fn a_record_that_compression_makes_small_is_refused_by_kafka_or_fits_into_
         for (codec, share_bytes, largest_bytes) in CODECS {
             let producer = hostile_producer(client, codec)?;
             for bytes in [share_bytes, LARGEST_BYTES] {
-                for partition in 0..RESERVED.partitions {
+                for partition in 0..StockReserved::topic().partitions {
                     send_zeros(&producer, bytes, partition)?;
                 }
             }
@@ -109,7 +110,10 @@ async fn a_record_that_compression_makes_small_is_refused_by_kafka_or_fits_into_
 
 fn send_zeros(producer: &ThreadedProducer<Accepted>, bytes: usize, partition: i32) -> Result<()> {
     let zeros = vec![0_u8; bytes];
-    let record = BaseRecord::to(RESERVED.name).partition(partition).key(POISON_KEY).payload(&zeros);
+    let record = BaseRecord::to(StockReserved::topic().name)
+        .partition(partition)
+        .key(POISON_KEY)
+        .payload(&zeros);
     producer.send(record).map_err(|(error, _)| error)?;
     Ok(producer.flush(TIMEOUT)?)
 }
@@ -120,9 +124,10 @@ fn send_headers(client: &Client) -> Result<Vec<(String, i32, i64)>> {
     let empty = || Header { key: "h", value: None::<&[u8]> };
     let headers = (0..HEADER_COUNT)
         .fold(OwnedHeaders::new_with_capacity(HEADER_COUNT), |headers, _| headers.insert(empty()));
-    let records = HEADER_RECORDS * usize::try_from(RESERVED.partitions)?;
-    for partition in (0..RESERVED.partitions).cycle().take(records) {
-        let record = BaseRecord::to(RESERVED.name).partition(partition).key(POISON_KEY);
+    let records = HEADER_RECORDS * usize::try_from(StockReserved::topic().partitions)?;
+    for partition in (0..StockReserved::topic().partitions).cycle().take(records) {
+        let record =
+            BaseRecord::to(StockReserved::topic().name).partition(partition).key(POISON_KEY);
         let record = record.payload(&[]).headers(headers.clone());
         producer.send(record).map_err(|(error, _)| error)?;
         // Two of them in one batch would be larger than a topic accepts.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chassis::event::Topic;
+use chassis::event::{Event, Topic};
 use checker::read_topic;
 use e2e::client::http_client::Client;
 use e2e::metrics::Metrics;
@@ -188,7 +188,7 @@ async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
     let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
     ensure!(versions.len() == 2, "the registry has {versions:?}");
     let kafka = stack.kafka_client()?;
-    let topic = &events::orders::CANCELLED;
+    let topic = events::orders::OrderCancelled::topic();
     let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
     ensure!(written.len() == 2, "records were written with the schemas {written:?}");
     let mut db = PgConnection::connect(&stack.database_url("stock")?).await?;

@@ -183,7 +183,8 @@ async fn what_was_read_and_not_handled_before_its_log_was_truncated_is_read_agai
 /// The partition of each key in the topic of verified payments.
 async fn read_keys(client: &Client) -> Result<BTreeMap<Vec<u8>, i32>> {
     let settings = client.addresses.kafka.clone();
-    let topic = TOPICS.iter().find(|topic| topic.name == PAYMENTS).context("a declared topic")?;
+    let topic =
+        saga_topics().iter().find(|topic| topic.name == PAYMENTS).context("a declared topic")?;
     let read = move || {
         let mut keys = BTreeMap::new();
         checker::read_topic(&settings, topic, |position, message| {

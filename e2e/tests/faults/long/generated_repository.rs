@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chassis::event::{Event, Retention, Topic};
+use chassis::event::{Event, Subscriptions, Topic};
 use checker::{System, check, outbox_log};
 use chrono::{DateTime, Utc};
 use e2e::mutants::worktree::{Worktree, run_to_end};
@@ -35,18 +35,12 @@ const NEWER_VERSION: &str = "0.2.0";
 static CONFIRMED: Topic = Topic::new(
     "purchases.confirmed",
     "purchase",
-    &[SERVICE],
-    3,
-    Retention::Days(14),
     include_str!("../../../repository_template/schemas/purchases.confirmed.avsc"),
 )
-.personal();
+.personal(&[SERVICE]);
 static ACCEPTED: Topic = Topic::new(
     "shop.accepted",
     SERVICE,
-    &[],
-    3,
-    Retention::Days(14),
     include_str!("../../../repository_template/schemas/shop.accepted.avsc"),
 );
 static TOPICS: [&Topic; 2] = [&CONFIRMED, &ACCEPTED];
@@ -173,6 +167,7 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
     }
     let system = System {
         topics: &TOPICS,
+        subscriptions: Subscriptions::new([(SERVICE, vec![&CONFIRMED])]),
         databases: [(SERVICE, stack.database_url(SERVICE)?)].into(),
         kafka: stack.kafka_client()?,
         registry: stack.registry_url()?,

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chassis::event::Event;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
 use e2e::client::order::Order;
 use e2e::stack_description::{SERVICES, stack_description};
 use e2e::workload::stall_detector::StallDetector;
-use events::TOPICS;
+use events::saga_topics;
+use events::stock::StockReserved;
 use futures::future::try_join_all;
 use launcher::{Brokers, Stack, eventually};
 use rdkafka::admin::{AdminOptions, NewPartitions};
@@ -204,7 +206,7 @@ async fn partitions_added(stack: &Stack) -> Result<()> {
         // Many at once: it takes long to create their logs, and records are refused until then.
         for count in [16, 40, 64] {
             sleep(Duration::from_secs(10)).await;
-            let more = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, count));
+            let more = saga_topics().iter().map(|topic| NewPartitions::new(topic.name, count));
             let more: Vec<_> = more.collect();
             let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
             for made in kafka::admin_client(&client)?.create_partitions(&more, &options).await? {
@@ -235,7 +237,7 @@ async fn topic_missing(stack: &Stack) -> Result<()> {
     sleep(Duration::from_secs(3)).await;
     let client = start_and_seed(stack).await?;
     confirm_orders(&client, 20).await?;
-    let topic = events::stock::RESERVED.name;
+    let topic = StockReserved::topic().name;
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
     for deleted in kafka::admin_client(&client)?.delete_topics(&[topic], &options).await? {
         deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;

@@ -1,6 +1,7 @@
 //! Long refusals: an event refused by a rule of the database, schemas refused by the registry, and
 //! undecodable bytes without end.
 
+use chassis::event::Event;
 use e2e::client::kafka;
 use e2e::client::sample_events;
 use rdkafka::producer::FutureRecord;
@@ -70,7 +71,7 @@ async fn megabytes_of_undecodable_records_take_up_kilobytes_of_a_database() -> R
             (0..RECORD_BYTES).map(|n| if n == 0 { 7 } else { rand::random() }).collect();
         for _ in 0..RECORDS / 50 {
             try_join_all((0..50).map(async |_| {
-                let record = FutureRecord::to(events::payments::VERIFIED.name);
+                let record = FutureRecord::to(events::payments::PaymentVerified::topic().name);
                 let record = record.key(sample_events::POISON_KEY).payload(&payload);
                 producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)
             }))

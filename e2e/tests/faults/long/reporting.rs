@@ -1,6 +1,7 @@
 //! The connectors of the reporting database are stopped, killed and cut off from the registry, and its rows are those of
 //! the orders.
 
+use chassis::event::Event;
 use chassis::event::avro::frame;
 use checker::kafka::{create_consumer, watermarks};
 use e2e::admin::reporting;
@@ -9,7 +10,7 @@ use e2e::client::sample_events;
 use e2e::scenarios::{reporting as rows, streams};
 use e2e::workload::seed;
 use events::connect::DEAD_LETTERS;
-use events::orders;
+use events::orders::OrderConfirmed;
 use rdkafka::producer::FutureRecord;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -118,7 +119,8 @@ async fn an_operator_steps_over_a_record_that_stops_a_connector() -> Result<()> 
         wait_until_state(&client, &connector, "/tasks/0/state", "FAILED").await?;
         change(Method::PUT, &format!("{connector}/stop"), None).await?;
         wait_until_state(&client, &connector, "/connector/state", "STOPPED").await?;
-        let partition = json!({ "kafka_topic": orders::CONFIRMED.name, "kafka_partition": 0 });
+        let partition =
+            json!({ "kafka_topic": OrderConfirmed::topic().name, "kafka_partition": 0 });
         let behind = json!({ "partition": partition, "offset": { "kafka_offset": offset + 1 } });
         let behind = json!({ "offsets": [behind] });
         let url = format!("{connector}/offsets");
@@ -154,7 +156,7 @@ async fn wait_until_state(
 
 /// An event of a foreign order, of which one field has this value.
 async fn produce_confirmed(client: &Client, field: &str, value: &Value) -> Result<i64> {
-    let topic = &orders::CONFIRMED;
+    let topic = OrderConfirmed::topic();
     let body = sample_events::body_with(topic, field, value.clone())?;
     let payload = frame(sample_events::schema_id(client, topic).await?, &body);
     let record = FutureRecord::to(topic.name).key(sample_events::POISON_KEY).payload(&payload);
@@ -222,7 +224,7 @@ async fn a_bad_record_is_set_aside_and_the_next_one_is_written(
     stack: &Stack,
     client: &Client,
 ) -> Result<()> {
-    let record = FutureRecord::to(orders::CONFIRMED.name).key("bad").payload("no event");
+    let record = FutureRecord::to(OrderConfirmed::topic().name).key("bad").payload("no event");
     let sent = kafka::create_producer(client)?.send(record, TIMEOUT).await;
     sent.map_err(|(error, _)| error)?;
     confirm_orders(client, 20).await?;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use chassis::event::DataClass;
 use checker::kafka::create_consumer;
 use checker::read_records;
 use e2e::admin::connectors::{self, Carrier};
@@ -137,7 +136,7 @@ async fn buy(client: &Client, customer: Uuid) -> Result<()> {
 /// The id of a customer is in the topics of the class personal, and in no other topic, no row of the reports and no log.
 async fn check_places(stack: &Stack, client: &Client, canary: &Canary) -> Result<()> {
     rows::assert_no_customer(stack, &[canary.0]).await?;
-    let personal = TOPICS.iter().filter(|topic| topic.class == DataClass::Personal);
+    let personal = saga_topics().iter().filter(|topic| topic.is_personal());
     let personal: Vec<&str> = personal.map(|topic| topic.name).collect();
     let kafka = client.addresses.kafka.clone();
     let contents = tokio::task::spawn_blocking(move || read_all_topics(&kafka)).await??;

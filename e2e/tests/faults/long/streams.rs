@@ -1,10 +1,13 @@
 //! The stream processor is killed repeatedly, everything is republished, and it receives unreadable records.
 
+use chassis::event::Event;
 use chassis::event::avro::frame;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::client::sample_events::POISON_KEY;
 use e2e::scenarios::streams;
-use events::{insights, orders, stock};
+use events::insights;
+use events::orders::OrderConfirmed;
+use events::stock::StockItem;
 use faults::registry_gateway::RegistryGateway;
 use launcher::ComponentState;
 use rdkafka::message::ToBytes;
@@ -68,14 +71,17 @@ async fn records_that_cannot_be_read_delay_no_sum_also_after_a_start_without_sto
         for line in basket() {
             send(
                 &client,
-                FutureRecord::to(stock::ITEMS.name).key(line.sku.as_str()).payload("no event"),
+                FutureRecord::to(StockItem::topic().name)
+                    .key(line.sku.as_str())
+                    .payload("no event"),
             )
             .await?;
         }
-        send(&client, FutureRecord::<str, str>::to(stock::ITEMS.name).key("wool-cap")).await?;
+        send(&client, FutureRecord::<str, str>::to(StockItem::topic().name).key("wool-cap"))
+            .await?;
         let refused = frame(REFUSED_ID, b"abc");
-        for partition in 0..orders::CONFIRMED.partitions {
-            let record = FutureRecord::to(orders::CONFIRMED.name).key(POISON_KEY);
+        for partition in 0..OrderConfirmed::topic().partitions {
+            let record = FutureRecord::to(OrderConfirmed::topic().name).key(POISON_KEY);
             send(&client, record.payload(&refused).partition(partition)).await?;
         }
         stack.stop(insights::NAME).await?;
@@ -97,7 +103,7 @@ async fn assert_unready_while_it_waits(
 ) -> Result<()> {
     let path = format!("/schemas/ids/{FAILING_ID}");
     gateway.reject(&path, 500, 50001);
-    let record = FutureRecord::to(orders::CONFIRMED.name).key(POISON_KEY);
+    let record = FutureRecord::to(OrderConfirmed::topic().name).key(POISON_KEY);
     send(client, record.payload(&frame(FAILING_ID, b"abc")).partition(0)).await?;
     wait_until_state(stack, ComponentState::Starting).await?;
     gateway.forward_all();
@@ -110,7 +116,7 @@ async fn assert_unready_while_it_waits(
 async fn assert_unready_while_threads_fail(stack: &Stack, client: &Client) -> Result<()> {
     stack.stop(insights::NAME).await?;
     let changelog = "insights-outcomes-total-changelog";
-    for partition in 0..orders::CONFIRMED.partitions {
+    for partition in 0..OrderConfirmed::topic().partitions {
         let record = FutureRecord::to(changelog).key("confirmed").payload("no sum at all");
         send(client, record.partition(partition)).await?;
     }

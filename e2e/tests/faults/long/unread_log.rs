@@ -5,10 +5,11 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Command;
 
+use chassis::event::Event;
 use e2e::client::kafka::create_producer;
 use e2e::client::sample_events::{POISON_KEY, valid_headers};
 use e2e::metrics::Metrics;
-use events::orders::CREATED;
+use events::orders::OrderCreated;
 use rdkafka::producer::FutureRecord;
 use reqwest::Method;
 
@@ -62,8 +63,9 @@ impl LogPipe {
 async fn produce_undecodable(client: &Client, records: usize) -> Result<()> {
     let producer = create_producer(client)?;
     let sent = (0..records).map(|_| {
-        let record = FutureRecord::to(CREATED.name).key(POISON_KEY).payload(b"\x07no event");
-        producer.send(record.headers(valid_headers(&CREATED, Uuid::now_v7())), TIMEOUT)
+        let record =
+            FutureRecord::to(OrderCreated::topic().name).key(POISON_KEY).payload(b"\x07no event");
+        producer.send(record.headers(valid_headers(OrderCreated::topic(), Uuid::now_v7())), TIMEOUT)
     });
     try_join_all(sent).await.map_err(|(error, _)| error)?;
     Ok(())

@@ -92,6 +92,8 @@ fn arrow(
     y: f64,
     now: DateTime<Utc>,
 ) -> Markup {
+    // An event that its own service hears comes from half a lane away.
+    let from = if from == to { to - LANE_WIDTH / 2.0 } else { from };
     let direction = if to >= from { 1.0 } else { -1.0 };
     let (start, end) = (from + 6.0 * direction, to - 5.0 * direction);
     let back = end - ARROW * direction;
@@ -101,7 +103,7 @@ fn arrow(
         DeliveryState::Handled { .. } => "delivery is-good",
         DeliveryState::DeadLetter { .. } => "delivery is-bad",
         DeliveryState::Waits => "delivery is-warning",
-        DeliveryState::Forgotten | DeliveryState::Unknown => "delivery is-silent",
+        DeliveryState::Forgotten => "delivery is-silent",
     };
     // The label is beside the lifeline where the arrow ends, since arrows cross the lifelines between.
     let label_x = to - LANE_WIDTH / 2.0 * direction;
@@ -123,7 +125,6 @@ pub fn label(step: &Step, delivery: &Delivery, now: DateTime<Utc>) -> String {
         DeliveryState::DeadLetter { id, state, .. } => format!("dead letter {id}, {state}"),
         DeliveryState::Waits => format!("waits, {span}"),
         DeliveryState::Forgotten => "unknown: too old".to_string(),
-        DeliveryState::Unknown => "no answer".to_string(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The entries of an order's history, as clients read and follow them.
 
-use chassis::FeedEntry;
+use chassis::{Event, FeedEntry};
 use chrono::{DateTime, Utc};
-use events::orders::{CANCELLED, CONFIRMED};
+use events::orders::{OrderCancelled, OrderConfirmed};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -51,6 +51,6 @@ impl FeedEntry for HistoryEntry {
         &self.event
     }
     fn is_final(&self) -> bool {
-        [CONFIRMED.name, CANCELLED.name].contains(&&*self.event)
+        [OrderConfirmed::topic().name, OrderCancelled::topic().name].contains(&&*self.event)
     }
 }

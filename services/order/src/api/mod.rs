@@ -4,11 +4,11 @@ mod history;
 
 use axum::extract::State;
 use axum::response::Response;
-use axum::{Json as JsonResponse, Router};
+use axum::{Json, Router};
 use chassis::{
-    Caller, ChangeFeed, Commands, EmptyBody, FeedEntry, IdempotencyKey, IdempotentRequest, Json,
-    LastEventId, OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record,
-    Reply, ServerSentEvent, label_request, openapi,
+    Caller, ChangeFeed, Commands, EmptyBody, FeedEntry, Idempotent, LastEventId, OptionalKey,
+    PageLimit, Path, PreferWait, Problem, Query, Record, Reply, ServerSentEvent, label_request,
+    openapi,
 };
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::order::{CancelOrder, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
-use crate::saga::{self, Refusal};
+use crate::saga::Refusal;
 
 pub use history::HistoryEntry;
 
@@ -60,7 +60,19 @@ struct OrderRequest {
 }
 
 impl OrderRequest {
-    /// Checks the limits of an order. A refusal names the field.
+    /// The command of this customer. A refusal names the field.
+    fn place(self, caller: &Caller) -> Result<PlaceOrder, Problem> {
+        if !caller.owns(self.customer_id) {
+            let detail = "must be the customer whom the access token names";
+            return Err(Problem::forbidden("customer_id", detail));
+        }
+        self.validate()?;
+        let order_id = Uuid::now_v7();
+        label_request("order_id", order_id);
+        Ok(PlaceOrder { order_id, customer_id: self.customer_id, lines: self.lines })
+    }
+
+    /// Checks the limits of an order.
     fn validate(&self) -> Result<(), Problem> {
         if !(1..=LINES_MAX).contains(&self.lines.len()) {
             return Err(Problem::invalid("lines", format!("must be 1 to {LINES_MAX} lines")));
@@ -87,7 +99,7 @@ impl OrderRequest {
 /// When the answer arrives, the order is durable and pending; payment and stock receive it next. The
 /// prices are those that `GET /items` shows. An order is accepted also while payment, stock or Kafka are down.
 /// The customer is the subject of the token: for another one the answer is 403.
-#[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey),
+#[utoipa::path(post, path = "/orders", params(Idempotent<(), OptionalKey>), request_body = OrderRequest,
     security(("token" = ["orders:write"])), responses(
     (status = 201, description = "The order, pending.", body = Order),
     (status = 422, description = "`field` breaks a rule: an item that is unknown, that is on two \
@@ -97,31 +109,15 @@ impl OrderRequest {
 async fn place_order(
     State(api): State<Api>,
     caller: Caller,
-    key: Option<IdempotencyKey>,
-    Json(request): Json<OrderRequest>,
+    request: Idempotent<OrderRequest, OptionalKey>,
 ) -> Result<Reply, Problem> {
-    if !caller.owns(request.customer_id) {
-        let detail = "must be the customer whom the access token names";
-        return Err(Problem::forbidden("customer_id", detail));
-    }
-    request.validate()?;
-    let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
-    let OrderRequest { customer_id, lines } = request;
-    let order_id = Uuid::now_v7();
-    label_request("order_id", order_id);
-    let place = PlaceOrder { order_id, customer_id, lines };
-    let decide = |place: &PlaceOrder, orders: &mut Orders, context| {
-        let event = saga::place_order(place, orders, context)?;
-        let order = orders.order(place.order_id).ok_or_else(Problem::internal)?;
-        Ok(Reply::created(format!("/orders/{}", place.order_id), order).with_event(event))
-    };
-    api.commands.execute(place, once, decide).await
+    api.commands.execute(request.try_map(|order| order.place(&caller))?).await
 }
 
 /// Cancels an order.
 ///
 /// Payment and stock undo what they did for it. Cancelling a cancelled order changes nothing and succeeds.
-#[utoipa::path(post, path = "/orders/{order_id}/cancel", params(OptionalIdempotencyKey),
+#[utoipa::path(post, path = "/orders/{order_id}/cancel", params(Idempotent<(), OptionalKey>),
     security(("token" = ["orders:write"])), responses(
     (status = 200, description = "The order, cancelled.", body = Order),
     (status = 404, description = "There is no such order."),
@@ -130,20 +126,12 @@ async fn place_order(
 async fn cancel_order(
     State(api): State<Api>,
     caller: Caller,
-    key: Option<IdempotencyKey>,
     Path(order_id): Path<Uuid>,
-    EmptyBody: EmptyBody,
+    request: Idempotent<EmptyBody, OptionalKey>,
 ) -> Result<Reply, Problem> {
     label_request("order_id", order_id);
-    let path = format!("/orders/{order_id}/cancel");
-    let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new(path, &key, &()));
     let cancel = CancelOrder { order_id, reason: Reason::Customer, caller };
-    let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
-        let event = saga::cancel_order(cancel, orders, context)?;
-        let order = orders.order(cancel.order_id).ok_or_else(Problem::internal)?;
-        Ok(Reply::ok(order).with_event(event))
-    };
-    api.commands.execute(cancel, once, decide).await
+    api.commands.execute(request.map(|EmptyBody| cancel)).await
 }
 
 impl From<Refusal> for Problem {
@@ -192,7 +180,7 @@ async fn show_order(
         api.feed.for_caller(&caller).wait_until_final(order_id, within).await?;
         order = find_order(&api, &caller, order_id).await?;
     }
-    Ok(wait.preference_applied(JsonResponse(order)))
+    Ok(wait.preference_applied(Json(order)))
 }
 
 /// An order that the caller may see. Every other order is as if there were none.
@@ -220,9 +208,9 @@ async fn show_history(
     State(api): State<Api>,
     caller: Caller,
     Path(order_id): Path<Uuid>,
-) -> Result<JsonResponse<History>, Problem> {
+) -> Result<Json<History>, Problem> {
     let history = find_history(&api, &caller, order_id).await?;
-    Ok(JsonResponse(History { order_id, history }))
+    Ok(Json(History { order_id, history }))
 }
 
 async fn find_history(
@@ -295,9 +283,9 @@ async fn list_orders(
     State(api): State<Api>,
     caller: Caller,
     Query(OrdersQuery { customer_id, after, limit }): Query<OrdersQuery>,
-) -> Result<JsonResponse<OrderList>, Problem> {
+) -> Result<Json<OrderList>, Problem> {
     if !caller.may_read(customer_id) {
-        return Ok(JsonResponse(OrderList { orders: Vec::new(), next: None }));
+        return Ok(Json(OrderList { orders: Vec::new(), next: None }));
     }
     let page =
         Order::select("where customer_id = $1 and order_id < $2 order by order_id desc limit $3");
@@ -305,7 +293,7 @@ async fn list_orders(
     let page = page.bind(customer_id).bind(after.unwrap_or(Uuid::max())).bind(limit.query_limit());
     let mut orders = page.fetch_all(&api.db).await?;
     let next = limit.split_page(&mut orders, |order| order.order_id);
-    Ok(JsonResponse(OrderList { orders, next }))
+    Ok(Json(OrderList { orders, next }))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -338,7 +326,7 @@ struct ItemList {
 async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
-) -> Result<JsonResponse<ItemList>, Problem> {
+) -> Result<Json<ItemList>, Problem> {
     // The list continues after any SKU that can be stored: an older version may have stored an item whose SKU
     // would be refused today.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
@@ -347,5 +335,5 @@ async fn list_items(
     let mut items =
         Item::find_after(&api.db, after.unwrap_or_default(), limit.query_limit()).await?;
     let next = limit.split_page(&mut items, |item| item.sku.clone());
-    Ok(JsonResponse(ItemList { items, next }))
+    Ok(Json(ItemList { items, next }))
 }

@@ -40,8 +40,7 @@ impl Orders {
         HandlerContext { now: recorded_at, .. }: HandlerContext,
     ) {
         // Counted in the order's own row, under its lock.
-        let order = self.order_mut(order_id);
-        let order = order.unwrap_or_else(|| panic!("order {order_id} is not among the rows"));
+        let order = self.loaded_order(order_id);
         order.last_position += 1;
         let position = order.last_position;
         self.history.push(NewHistoryEntry {

@@ -188,6 +188,15 @@ impl Orders {
         self.orders.get_mut(&order_id)
     }
 
+    /// An order that is among the rows.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn loaded_order(&mut self, order_id: Uuid) -> &mut Order {
+        let order = self.order_mut(order_id);
+        order.unwrap_or_else(|| panic!("order {order_id} is not among the rows"))
+    }
+
     /// Adds or replaces an order.
     pub fn put_order(&mut self, order: Order) {
         self.orders.put(order);

@@ -4,8 +4,7 @@
 use chassis::{PublishedEvent, Republish};
 use chrono::{DateTime, Utc};
 use events::orders::{
-    CANCELLED, CONFIRMED, CREATED, CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed,
-    OrderCreated, OrderLine,
+    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
 };
 
 use super::{Line, Order, Reason};
@@ -58,9 +57,7 @@ impl Order {
 }
 
 impl Republish for Order {
-    fn topic_names() -> Vec<&'static str> {
-        vec![CREATED.name, CONFIRMED.name, CANCELLED.name]
-    }
+    type Events = (OrderCreated, OrderConfirmed, OrderCancelled);
 
     fn published_events(&self) -> Vec<PublishedEvent> {
         let mut published =

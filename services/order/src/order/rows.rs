@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use chassis::{Loads, Table, UnitOfWork, WriteBatch};
+use chassis::{Loader, Loads, UnitOfWork, WriteBatch};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{CancelOrder, Orders, PlaceOrder, history, pending};
@@ -53,10 +52,10 @@ loads_by_order_id!(
 impl UnitOfWork for Orders {
     type Keys = Keys;
 
-    async fn load(tx: &mut PgConnection, keys: Keys) -> sqlx::Result<Orders> {
-        let orders = Table::lock(tx, keys.orders).await?;
+    async fn load(loader: &mut Loader<'_>, keys: Keys) -> sqlx::Result<Orders> {
+        let orders = loader.lock(keys.orders).await?;
         // Not locked: an order takes the price that is stored when it is placed.
-        let items = Table::read(tx, keys.skus).await?;
+        let items = loader.read(keys.skus).await?;
         Ok(Orders { orders, items, ..Orders::default() })
     }
 

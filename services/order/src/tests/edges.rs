@@ -1,5 +1,7 @@
 //! The edges on a real database: HTTP in, events in, events out.
 
+use chassis::Loader;
+
 use super::*;
 
 #[tokio::test]
@@ -219,13 +221,13 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
             "update orders set payment = 'waiting' where status = 'pending'",
         ),
     ];
-    fixture.assert_books_detect(books::router(fixture.db.clone()), &ways).await;
+    fixture.assert_books_detect(chassis::books::router(fixture.db.clone(), BOOKS), &ways).await;
 }
 
 #[tokio::test]
 async fn the_books_are_those_of_now_unless_the_request_accepts_older_ones() {
     let (fixture, client) = fixture_with_items().await;
-    let books = TestClient(books::router(fixture.db.clone()));
+    let books = TestClient(chassis::books::router(fixture.db.clone(), BOOKS));
     let read = async |accepted: &str| {
         let headers = [("cache-control", accepted)];
         let answer = books.get_with_headers("/books", &headers).await;
@@ -324,7 +326,7 @@ async fn a_version_written_concurrently_is_not_replaced_by_an_older_one() {
     let (older, mut keys) = (item("pen", 2, "EUR", 2), Default::default());
     Orders::keys(&older, &mut keys);
     let mut slow = fixture.db.begin().await.unwrap();
-    let mut rows = Orders::load(&mut slow, keys).await.unwrap();
+    let mut rows = Orders::load(&mut Loader::new(&mut slow), keys).await.unwrap();
     saga::item_changed(&older, &mut rows, context(1)).unwrap();
     deliver(&fixture, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
     let mut writes = testing::write_batch(&mut slow);

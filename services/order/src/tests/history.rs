@@ -31,14 +31,14 @@ proptest! {
         steps in prop::collection::vec(prop_oneof![9 => (0..RESPONSES.len()).prop_map(Some), 1 => Just(None)], 1..30),
     ) {
         let mut rows = items();
-        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, HandlerContext { causation_id: None, ..context(1) }).unwrap();
+        place(&[("pen", 2), ("ink", 1)]).decide(&mut rows, HandlerContext { causation_id: None, ..context(1) }).unwrap();
         for (now, step) in steps.into_iter().enumerate() {
             let context = context(now as u128 + 2);
             match step {
                 Some(response) => drop(handle(RESPONSES[response], ORDER, &mut rows, context)),
                 None => {
                     let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer, caller: Caller::unrestricted() };
-                    let _ = saga::cancel_order(&cancel, &mut rows, HandlerContext { causation_id: None, ..context });
+                    let _ = cancel.decide(&mut rows, HandlerContext { causation_id: None, ..context });
                 }
             }
             let details: Vec<Value> = rows

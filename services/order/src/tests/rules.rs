@@ -156,8 +156,8 @@ fn a_response_that_differs_from_the_order_is_unprocessable() {
 fn a_placed_order_is_pending_and_published_with_our_prices() {
     let mut rows = items();
     let context = HandlerContext { causation_id: None, ..context(1) };
-    let event =
-        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, context).unwrap().unwrap();
+    let accepted = place(&[("pen", 2), ("ink", 1)]).decide(&mut rows, context).unwrap();
+    let event = accepted.event.unwrap();
     assert_eq!(
         (event.order_id, event.customer_id, event.occurred_at),
         (ORDER, CUSTOMER, context.now)
@@ -170,6 +170,7 @@ fn a_placed_order_is_pending_and_published_with_our_prices() {
     let (created_at, created_event_id) = (context.now, context.event_id);
     let placed = Order { created_at, created_event_id, last_position: 1, ..placed };
     assert_eq!(rows.order(ORDER), Some(&placed));
+    assert_eq!((accepted.output, accepted.location), (placed, Some(format!("/orders/{ORDER}"))));
     let history: Vec<_> = rows.history().iter().map(|line| (line.event, line.event_id)).collect();
     assert_eq!(history, [("orders.created", context.event_id)]);
 }
@@ -187,7 +188,7 @@ fn a_refused_order_is_not_stored() {
             saga::item_changed(&item(sku, i64::MAX / 2 + 1, "EUR", 1), &mut rows, context(0))
                 .unwrap();
         }
-        assert_eq!(saga::place_order(&place(lines), &mut rows, context(1)), Err(refusal));
+        assert_eq!(place(lines).decide(&mut rows, context(1)), Err(refusal));
         assert!(rows.order(ORDER).is_none() && rows.history().is_empty());
     }
 }
@@ -196,7 +197,8 @@ fn a_refused_order_is_not_stored() {
 fn an_order_committed_by_an_earlier_attempt_is_not_placed_again() {
     let before = order(ORDER, Status::Confirmed, PaymentLeg::Verified, StockLeg::Reserved);
     let mut rows = rows(before.clone());
-    assert_eq!(saga::place_order(&place(&[("cap", 1)]), &mut rows, context(1)), Ok(None));
+    let accepted = place(&[("cap", 1)]).decide(&mut rows, context(1)).unwrap();
+    assert_eq!((accepted.output, accepted.event), (before.clone(), None));
     assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
 }
 
@@ -210,8 +212,8 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             let cancel = CancelOrder { order_id: ORDER, reason, caller: Caller::unrestricted() };
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
-            let event =
-                saga::cancel_order(&cancel, &mut rows_of_pending, context(1)).unwrap().unwrap();
+            let accepted = cancel.decide(&mut rows_of_pending, context(1)).unwrap();
+            let event = accepted.event.unwrap();
             assert_eq!(
                 (event.order_id, event.reason, event.occurred_at),
                 (ORDER, published, context(1).now)
@@ -220,25 +222,25 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             let (status, reason) = (Status::Cancelled, Some(reason));
             let ended =
                 Order { status, reason, ended_at, ended_event_id, last_position: 1, ..pending };
-            assert_eq!(rows_of_pending.order(ORDER), Some(&ended));
+            assert_eq!((rows_of_pending.order(ORDER), &accepted.output), (Some(&ended), &ended));
             assert_eq!(rows_of_pending.history().len(), 1);
 
-            for (status, answer) in
-                [(Status::Cancelled, Ok(None)), (Status::Confirmed, Err(Refusal::AlreadyConfirmed))]
-            {
+            for status in [Status::Cancelled, Status::Confirmed] {
                 let before = order(ORDER, status, payment, stock);
                 let mut rows = rows(before.clone());
-                assert_eq!(saga::cancel_order(&cancel, &mut rows, context(1)), answer);
+                // A customer is told that it is too late. The deadline's sweep asks for nothing more.
+                let answer = match (status, cancel.reason) {
+                    (Status::Confirmed, Reason::Customer) => Err(Refusal::AlreadyConfirmed),
+                    _ => Ok(CancelOrder::ok(before.clone())),
+                };
+                assert_eq!(cancel.decide(&mut rows, context(1)), answer);
                 assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
             }
         }
     }
     let cancel =
         CancelOrder { order_id: ORDER, reason: Reason::Customer, caller: Caller::unrestricted() };
-    assert_eq!(
-        saga::cancel_order(&cancel, &mut Orders::default(), context(1)),
-        Err(Refusal::NoSuchOrder)
-    );
+    assert_eq!(cancel.decide(&mut Orders::default(), context(1)), Err(Refusal::NoSuchOrder));
 }
 
 #[test]
@@ -292,8 +294,8 @@ proptest! {
                 Some(response) => handle(RESPONSES[response], order_id, &mut rows, context).map_err(|_| ()),
                 None => {
                     let cancel = CancelOrder { order_id, reason: Reason::Customer, caller: Caller::unrestricted() };
-                    let cancelled = saga::cancel_order(&cancel, &mut rows, context).map_err(|_| ());
-                    cancelled.map(|event| event.map(|_| "orders.cancelled"))
+                    let cancelled = cancel.decide(&mut rows, context).map_err(|_| ());
+                    cancelled.map(|accepted| accepted.event.map(|_| "orders.cancelled"))
                 }
             };
             let after = rows.order(order_id).cloned();

@@ -171,8 +171,14 @@ fn nothing_is_compensated_twice_or_after_a_rejection() {
 #[test]
 fn the_first_deposit_opens_the_account_and_the_next_adds_to_it() {
     let mut ledger = Ledger::default();
-    assert_eq!(saga::deposit(&deposit(CUSTOMER, 5), &mut ledger, context(1)), Ok(()));
-    assert_eq!(saga::deposit(&deposit(CUSTOMER, 7), &mut ledger, context(2)), Ok(()));
+    for (nth, cents) in [(1, 5), (2, 7)] {
+        let deposit = deposit(CUSTOMER, cents);
+        let accepted = deposit.decide(&mut ledger, context(nth)).unwrap();
+        assert_eq!(
+            (accepted.output, accepted.location),
+            (deposit, Some(format!("/accounts/{CUSTOMER}")))
+        );
+    }
     assert_eq!(counts(&ledger), (12, 12, 0));
 }
 
@@ -189,7 +195,7 @@ fn a_refused_deposit_changes_nothing() {
     ] {
         let mut ledger = ledger(Some(State::Verified));
         let before = rows(&ledger);
-        assert_eq!(saga::deposit(&deposit, &mut ledger, context(1)), answer);
+        assert_eq!(deposit.decide(&mut ledger, context(1)).map(drop), answer);
         match answer {
             Ok(()) => {
                 saga::refund_payment(&cancelled(ORDER), &mut ledger, context(2)).unwrap();
@@ -267,8 +273,8 @@ proptest! {
                     None => true,
                 },
                 Operation::Deposited(nth, amount_cents) => {
-                    match saga::deposit(&deposit(customer_id(nth), amount_cents), &mut ledger, context) {
-                        Ok(()) => {
+                    match deposit(customer_id(nth), amount_cents).decide(&mut ledger, context) {
+                        Ok(_) => {
                             deposited[nth] += amount_cents;
                             false
                         }

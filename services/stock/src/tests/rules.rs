@@ -205,9 +205,12 @@ fn an_item_is_published_only_when_created_or_changed() {
     .into_iter()
     .enumerate()
     {
-        let event = saga::put_item(&put, &mut warehouse, context(nth as u128));
+        let accepted = put.decide(&mut warehouse, context(nth as u128)).unwrap();
+        let event = accepted.event;
         assert_eq!(event.as_ref().map(|event| event.version), version);
+        assert_eq!(accepted.location, (nth == 0).then(|| "/items/pen".to_string()));
         let item = warehouse.item("pen").unwrap();
+        assert_eq!(&accepted.output, item);
         assert_eq!(
             (&item.name, item.price_cents, &item.currency),
             (&put.name, put.price_cents, &put.currency)
@@ -227,7 +230,7 @@ fn a_changed_item_keeps_its_counts() {
     let mut warehouse = warehouse(None);
     let put =
         PutItem { sku: "pen".into(), name: "Quill".into(), price_cents: 1, currency: "EUR".into() };
-    saga::put_item(&put, &mut warehouse, context(1)).unwrap();
+    put.decide(&mut warehouse, context(1)).unwrap().event.unwrap();
     assert_eq!(counts(&warehouse, "pen"), (5, 3, 2));
 }
 
@@ -243,9 +246,13 @@ fn a_refused_delivery_changes_nothing() {
         let mut warehouse = warehouse(None);
         let before = rows(&warehouse);
         let delivery = Delivery { delivery_id: ORDER, sku: sku.into(), quantity };
-        assert_eq!(saga::receive_delivery(&delivery, &mut warehouse, context(1)), answer);
-        match answer {
-            Ok(()) => assert_eq!(counts(&warehouse, "pen"), (most, most - 2, 2)),
+        let accepted = delivery.decide(&mut warehouse, context(1));
+        assert_eq!(accepted.as_ref().map(drop).map_err(|refusal| *refusal), answer);
+        match accepted {
+            Ok(accepted) => {
+                assert_eq!(counts(&warehouse, "pen"), (most, most - 2, 2));
+                assert_eq!(Some(&accepted.output), warehouse.item("pen"));
+            }
             Err(_) => assert_eq!(rows(&warehouse), before),
         }
     }
@@ -323,12 +330,12 @@ proptest! {
                 }
                 Operation::Put(nth, price_cents) => {
                     let (sku, name, currency) = (SKUS[nth].into(), "Name".into(), "EUR".into());
-                    saga::put_item(&PutItem { sku, name, price_cents, currency }, &mut warehouse, context).is_none()
+                    PutItem { sku, name, price_cents, currency }.decide(&mut warehouse, context).unwrap().event.is_none()
                 }
                 Operation::Delivered(nth, quantity) => {
                     let delivery = Delivery { delivery_id: context.event_id, sku: SKUS[nth].into(), quantity };
-                    match saga::receive_delivery(&delivery, &mut warehouse, context) {
-                        Ok(()) => {
+                    match delivery.decide(&mut warehouse, context) {
+                        Ok(_) => {
                             *delivered.entry(SKUS[nth]).or_insert(0) += quantity;
                             false
                         }

@@ -21,6 +21,7 @@ use crate::inbox;
 use crate::telemetry::panics::catch_panic;
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::loader::Loader;
 
 async fn insert_write_offs(
     tx: &mut PgTransaction<'_>,
@@ -122,7 +123,7 @@ impl<R: UnitOfWork> DeadLetters<R> {
         work.keys(&mut keys);
         // A key that the database rejects is no reason to keep the dead letter for ever.
         let mut savepoint = tx.begin().await?;
-        let impact = match R::load(&mut savepoint, keys).await {
+        let impact = match R::load(&mut Loader::new(&mut savepoint), keys).await {
             Ok(rows) => {
                 savepoint.commit().await?;
                 catch_panic(|| work.discard_impact(&rows))
@@ -142,11 +143,8 @@ impl<R: UnitOfWork> DeadLetters<R> {
                 return Ok((SettleOutcome::DiscardedBefore, DiscardImpact::new(ALREADY_DISCARDED)));
             }
             // Else its id is that of another topic's event, and it was never handled.
-            if inbox::topics_of(tx, vec![event_id])
-                .await?
-                .get(&event_id)
-                .is_some_and(|it| it == topic)
-            {
+            let known = inbox::topics_of(tx, vec![event_id]).await?;
+            if known.get(&event_id).is_some_and(|it| it == topic) {
                 return Ok((SettleOutcome::HandledBefore, DiscardImpact::new(ALREADY_HANDLED)));
             }
         }

@@ -2,6 +2,7 @@
 //! that have its id.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -23,12 +24,18 @@ const EVENTS_MAX: usize = 50;
 /// Dead letters that are shown of one event, the newest ones: every duplicate of its record can be one.
 const DEAD_LETTERS_MAX: i64 = 10;
 
-pub(super) fn router(db: PgPool) -> OpenApiRouter {
-    OpenApiRouter::new().routes(routes!(list_handled_events)).with_state(db)
+/// The topics that the service handles.
+type HandledTopics = Arc<[&'static str]>;
+
+pub(super) fn router(db: PgPool, topics: HandledTopics) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(list_handled_events)).with_state((db, topics))
 }
 
 #[derive(Serialize, ToSchema)]
 struct HandledEvents {
+    /// The topics whose events this service handles. It never handles an event of another topic.
+    #[schema(value_type = Vec<String>)]
+    topics: HandledTopics,
     events: Vec<HandledEvent>,
 }
 
@@ -46,13 +53,13 @@ struct HandledEvent {
     dead_letters: Vec<DeadLetterOfEvent>,
 }
 
-/// Shows what this service did with events, in the order of the request.
+/// Shows which topics this service handles, and what it did with events, in the order of the request.
 #[utoipa::path(get, path = "/handled-events",
     params(("event_id" = Vec<Uuid>, Query, min_items = 1, max_items = 50,
         description = "The id of an event, once for each event.")),
     responses((status = 200, description = "The events.", body = HandledEvents)))]
 async fn list_handled_events(
-    State(db): State<PgPool>,
+    State((db, topics)): State<(PgPool, HandledTopics)>,
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Result<Json<HandledEvents>, Problem> {
     let event_ids = parse_event_ids(&parameters)?;
@@ -68,7 +75,8 @@ async fn list_handled_events(
         attempts: handled.get(&event_id).map(|(_, attempts)| *attempts),
         dead_letters: by_event.remove(&event_id).unwrap_or_default(),
     };
-    Ok(Json(HandledEvents { events: event_ids.into_iter().map(event).collect() }))
+    let events = event_ids.into_iter().map(event).collect();
+    Ok(Json(HandledEvents { topics, events }))
 }
 
 fn parse_event_ids(parameters: &[(String, String)]) -> Result<Vec<Uuid>, Problem> {

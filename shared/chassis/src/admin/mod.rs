@@ -46,7 +46,8 @@ pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> OpenApiRout
         .routes(routes!(resume))
         .routes(routes!(rewind_consumer))
         .with_state(dead_letters.db.clone());
-    let handled_events = handled_events::router(dead_letters.db.clone());
+    let topics = dead_letters.router.topics().map(|topic| topic.name).collect();
+    let handled_events = handled_events::router(dead_letters.db.clone(), topics);
     dead_letters::router(dead_letters).merge(consumer).merge(handled_events)
 }
 

@@ -48,9 +48,6 @@ struct PublishedEvents {
 struct ListedEvent {
     event_id: Uuid,
     topic: &'static str,
-    /// The services that handle it.
-    #[schema(value_type = Vec<String>)]
-    subscribers: &'static [&'static str],
     occurred_at: DateTime<Utc>,
     /// Whether it waits for the broker. Null if too many rows wait to tell.
     #[schema(required)]
@@ -81,8 +78,7 @@ async fn list_published_events(
             Some((_, is_complete)) if *is_complete => Some(false),
             _ => None,
         };
-        let (topic, subscribers) = (event.topic.name, event.topic.subscribers);
-        ListedEvent { event_id, topic, subscribers, occurred_at, in_outbox }
+        ListedEvent { event_id, topic: event.topic.name, occurred_at, in_outbox }
     });
     Ok(Json(PublishedEvents { events: events.collect() }))
 }

@@ -23,7 +23,7 @@ use crate::http::problem::Problem;
 use crate::kafka::record::{dataschema, schema_id};
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
 use crate::transaction::events::apply_events;
-use crate::transaction::failure::{ApplyError, Reaction};
+use crate::transaction::failure::{Failure, Next};
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
 
@@ -73,11 +73,11 @@ pub(crate) struct DecodedRecord {
 }
 
 enum ReplayError {
-    Failed(ApplyError),
+    Failed(Failure),
     Refused(Problem),
 }
 
-impl<E: Into<ApplyError>> From<E> for ReplayError {
+impl<E: Into<Failure>> From<E> for ReplayError {
     fn from(error: E) -> ReplayError {
         ReplayError::Failed(error.into())
     }
@@ -126,33 +126,28 @@ impl<R: UnitOfWork> DeadLetters<R> {
             return self.already_settled(dead_letter_id).await;
         }
         let item = self.parse(&dead_letter).await?;
-        if let Content::Poison(cause) = &item.content {
+        if let Content::DeadLetter(cause) = &item.content {
             return Err(still_unprocessable(dead_letter_id, cause));
         }
         let mut races = 0;
         loop {
             let attempt = self.replay_once(&dead_letter, &item, actor.subject());
             let attempt = tokio::time::timeout(SETTLE_TIMEOUT, attempt).await;
-            let error = match attempt.map_err(Problem::admin_outcome_unknown)? {
+            let failure = match attempt.map_err(Problem::admin_outcome_unknown)? {
                 Ok(settled) => return Ok(settled),
                 Err(ReplayError::Refused(problem)) => return Err(problem),
-                Err(ReplayError::Failed(error)) => error,
+                Err(ReplayError::Failed(failure)) => failure,
             };
-            match error.reaction(1, true) {
-                Reaction::Race(_) if races == 0 => races += 1,
-                Reaction::Isolate(_, cause) => {
+            match (failure.next(1, true, races), failure) {
+                (Next::Race, _) => races += 1,
+                (Next::Reject(cause), _) => {
                     return Err(still_unprocessable(dead_letter_id, &cause));
                 }
-                Reaction::Race(error)
-                | Reaction::Single(DbErrorClass::Permanent | DbErrorClass::DatabaseRule, error) => {
+                (_, Failure::Database(DbErrorClass::DatabaseRule, error)) => {
                     let cause = DeadLetterReason::rejected_by_database(&error);
                     return Err(still_unprocessable(dead_letter_id, &cause));
                 }
-                Reaction::Single(_, error) => return Err(unavailable(error)),
-                Reaction::Wait(reason) => return Err(unavailable(reason)),
-                Reaction::CheckDuplicates | Reaction::Singles | Reaction::Bisect => {
-                    unreachable!("a single event whose key was checked is not split")
-                }
+                (_, failure) => return Err(unavailable(failure)),
             }
         }
     }
@@ -217,12 +212,12 @@ impl<R: UnitOfWork> DeadLetters<R> {
         let schemas = self.registry.get_schemas(schema_id(&message)).await;
         let mut item = self.router.parse(message, &schemas);
         if let Some(reason) = letter.truncation_reason() {
-            item.content = Content::Poison(DeadLetterReason::undecodable(reason));
+            item.content = Content::DeadLetter(DeadLetterReason::undecodable(reason));
         } else if let Content::SchemaPending { reason, is_unregistered } = item.content {
             if !is_unregistered {
                 return Err(unavailable(reason));
             }
-            item.content = Content::Poison(DeadLetterReason::undecodable(reason));
+            item.content = Content::DeadLetter(DeadLetterReason::undecodable(reason));
         }
         Ok(item)
     }

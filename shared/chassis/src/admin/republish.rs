@@ -24,8 +24,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::admin::published_events;
+pub use crate::admin::republish_source::{
+    EventTypes, PublishedEvent, Republish, RepublishSource, traceparent,
+};
 use crate::admin::republish_source::{PAGE_ROWS, Page, Selection};
-pub use crate::admin::republish_source::{PublishedEvent, Republish, RepublishSource, traceparent};
 use crate::db;
 use crate::db::operator_acts::{self, OperatorAct};
 use crate::flow::wakeups::Wakeups;

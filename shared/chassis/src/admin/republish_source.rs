@@ -21,8 +21,8 @@ pub(super) const PAGE_ROWS: usize = 500;
 pub trait Republish:
     Record<Key: Default + FromStr + Display> + for<'r> FromRow<'r, PgRow> + Unpin
 {
-    /// The names of the topics of its events.
-    fn topic_names() -> Vec<&'static str>;
+    /// Its events: one type, or a tuple of up to four.
+    type Events: EventTypes;
 
     /// The events that it published, in the order of their decisions; for a topic of state, the newest only.
     fn published_events(&self) -> Vec<PublishedEvent>;
@@ -31,11 +31,36 @@ pub trait Republish:
     fn source() -> RepublishSource {
         RepublishSource {
             table: Self::TABLE,
-            topic_names: Self::topic_names(),
+            topic_names: Self::Events::topic_names(),
             read: |tx, selection| Box::pin(read_page::<Self>(tx, selection)),
         }
     }
 }
+
+/// Types of events.
+pub trait EventTypes {
+    /// The names of their topics.
+    fn topic_names() -> Vec<&'static str>;
+}
+
+impl<E: Event> EventTypes for E {
+    fn topic_names() -> Vec<&'static str> {
+        vec![E::topic().name]
+    }
+}
+
+macro_rules! tuple_of_events {
+    ($($event:ident),+) => {
+        impl<$($event: Event),+> EventTypes for ($($event),+) {
+            fn topic_names() -> Vec<&'static str> {
+                vec![$($event::topic().name),+]
+            }
+        }
+    };
+}
+tuple_of_events!(A, B);
+tuple_of_events!(A, B, C);
+tuple_of_events!(A, B, C, D);
 
 /// An event as it was published.
 pub struct PublishedEvent {

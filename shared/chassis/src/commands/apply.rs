@@ -11,11 +11,10 @@ use crate::commands::reply::Reply;
 use crate::event::{HandlerContext, Unprocessable};
 use crate::http::problem::Problem;
 use crate::outbox::Envelope;
-use crate::telemetry;
-use crate::transaction::failure::ApplyError;
+use crate::transaction::failure::Failure;
 use crate::transaction::{DedupKey, WorkItem};
+use crate::unit_of_work::UnitOfWork;
 use crate::unit_of_work::write_batch::WriteBatch;
-use crate::unit_of_work::{UnitOfWork, table};
 
 impl<R: UnitOfWork> WorkItem<R> for QueuedCommand<R> {
     type Output = Result<Reply, Problem>;
@@ -34,7 +33,7 @@ impl<R: UnitOfWork> WorkItem<R> for QueuedCommand<R> {
     async fn find_duplicates(
         tx: &mut PgConnection,
         items: &[Self],
-    ) -> Result<HashMap<usize, Self::Output>, ApplyError> {
+    ) -> Result<HashMap<usize, Self::Output>, Failure> {
         let requests = items
             .iter()
             .enumerate()
@@ -46,28 +45,18 @@ impl<R: UnitOfWork> WorkItem<R> for QueuedCommand<R> {
         &self,
         rows: &mut R,
         now: DateTime<Utc>,
-    ) -> Result<(Self::Output, Option<Envelope>), Unprocessable> {
+    ) -> Result<(Self::Output, Vec<Envelope>), Unprocessable> {
         let context = HandlerContext { now, event_id: self.event_id, causation_id: None };
-        let before = table::change_count();
         let current = self.context.clone().attach();
-        let mut answer = self.command.decide(rows, context);
+        let decided = self.command.decide(rows, context);
         drop(current);
-        if answer.is_err() && table::change_count() != before {
-            return Err(Unprocessable("it changed rows and was refused".to_string()));
-        }
-        let event = answer.as_mut().ok().and_then(|reply| reply.event.take());
-        let envelope = event.map(|event| {
-            let (traceparent, tracestate) = telemetry::trace_headers(&self.context);
-            Envelope {
-                event,
-                event_id: self.event_id,
-                traceparent: Some(traceparent),
-                tracestate,
-                causation_id: None,
-                occurred_at: now,
+        match decided {
+            Ok((reply, events)) => {
+                let envelopes = Envelope::of_decision(events, context, &self.context);
+                Ok((Ok(reply), envelopes))
             }
-        });
-        Ok((answer, envelope))
+            Err(refused) => Ok((Err(refused), Vec::new())),
+        }
     }
 
     fn is_refusal(answer: &Self::Output) -> bool {

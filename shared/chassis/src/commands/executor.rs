@@ -22,7 +22,8 @@ use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::http::problem::Problem;
-use crate::transaction::failure::{ApplyError, Reaction, Step, bisect};
+use crate::transaction::failure::{Failure, Next};
+use crate::transaction::part::Part;
 use crate::transaction::{self, Applied};
 use crate::unit_of_work::UnitOfWork;
 
@@ -88,15 +89,15 @@ impl BatchExecutor {
         batch: Vec<QueuedCommand<R>>,
         mut defer: impl FnMut(QueuedCommand<R>),
     ) {
-        let (mut parts, mut failures) = (vec![batch], 0);
-        while let Some(part) = parts.pop() {
+        let (mut parts, mut failures) = (vec![Part::new(batch)], 0);
+        while let Some(mut part) = parts.pop() {
             self.heartbeat.beat();
-            let mut part = self.drop_expired(part).await;
-            if part.is_empty() {
+            part.items = self.drop_expired(part.items).await;
+            if part.items.is_empty() {
                 continue;
             }
-            histogram!("command_batch_size").record(part.len() as f64);
-            let step = match self.try_commit(&mut part).await {
+            histogram!("command_batch_size").record(part.items.len() as f64);
+            let failure = match self.try_commit(&mut part.items).await {
                 Ok(Applied { answers, expects_duplicates, ages, .. }) => {
                     ages.record();
                     self.wakeups.relay.notify_one();
@@ -105,18 +106,40 @@ impl BatchExecutor {
                     // The parts of a batch are tried in the way in which the batch was tried.
                     self.expects_duplicates =
                         expects_duplicates || self.expects_duplicates && !parts.is_empty();
-                    Step::Next(vec![reply_all(part, answers)])
+                    parts.push(Part::new(reply_all(part.items, answers)));
+                    continue;
                 }
-                Err(error) => self.react(part, error, &mut defer),
+                Err(failure) => failure,
             };
-            match step {
-                Step::Done => {}
-                // Pushed from right to left: the left part is popped first.
-                Step::Next(next) => parts.extend(next.into_iter().rev()),
-                Step::Retry(part) => {
+            let next = failure.next(part.items.len(), self.expects_duplicates, part.races);
+            match (next, &failure) {
+                (Next::CheckDuplicates, _) => {
+                    self.expects_duplicates = true;
+                    parts.push(part);
+                }
+                (Next::Isolate(nth), _) => {
+                    reject_failed(part.items.remove(nth), &failure);
+                    parts.push(part);
+                }
+                (Next::Singles, _) => {
+                    warn!("{} commands are retried one by one: a row is locked", part.items.len());
+                    parts.extend(part.singles());
+                }
+                (Next::Halves, _) => parts.extend(part.halves()),
+                // The races of commands are not counted: their deadline ends them.
+                (Next::Race | Next::Retry, _)
+                | (Next::Defer, Failure::Database(DbErrorClass::StatementTimeout, _)) => {
+                    log_retry(&part, &failure);
                     parts.push(part);
                     failures += 1;
                     tokio::time::sleep(COMMAND_BACKOFF.pause_after(failures)).await;
+                }
+                (Next::Defer, Failure::Database(DbErrorClass::LockTimeout, _)) => {
+                    defer(part.items.remove(0));
+                }
+                // A retry here would delay every command behind it.
+                (Next::Defer | Next::Reject(_), _) => {
+                    reject_failed(part.items.remove(0), &failure);
                 }
             }
         }
@@ -144,42 +167,6 @@ impl BatchExecutor {
         in_time
     }
 
-    /// The step after a failed attempt, as [`crate::transaction::failure`] decides it.
-    fn react<R: UnitOfWork>(
-        &mut self,
-        mut part: Vec<QueuedCommand<R>>,
-        error: ApplyError,
-        defer: impl FnOnce(QueuedCommand<R>),
-    ) -> Step<Vec<QueuedCommand<R>>> {
-        match error.reaction(part.len(), self.expects_duplicates) {
-            Reaction::CheckDuplicates => {
-                self.expects_duplicates = true;
-                Step::Next(vec![part])
-            }
-            Reaction::Isolate(nth, reason) => {
-                let pending = part.remove(nth);
-                let _current = pending.context.clone().attach();
-                error!("a command failed: {}", reason.detail);
-                pending.reject(Problem::internal());
-                Step::Next(vec![part])
-            }
-            Reaction::Singles => {
-                warn!("{} commands are retried one by one: a row is locked", part.len());
-                Step::Next(part.into_iter().map(|pending| vec![pending]).collect())
-            }
-            Reaction::Bisect => Step::Next(Vec::from(bisect(part))),
-            Reaction::Race(error) => {
-                debug!("commands are retried: {error}");
-                Step::Retry(part)
-            }
-            Reaction::Wait(reason) => {
-                warn!("{} commands are retried: {reason}", part.len());
-                Step::Retry(part)
-            }
-            Reaction::Single(class, error) => react_to_single(part.remove(0), class, &error, defer),
-        }
-    }
-
     /// Runs the deferred commands, whose rows are locked, one by one until each has its answer.
     pub async fn execute_locked<R: UnitOfWork>(
         &mut self,
@@ -198,7 +185,7 @@ impl BatchExecutor {
     async fn try_commit<R: UnitOfWork>(
         &mut self,
         batch: &mut [QueuedCommand<R>],
-    ) -> Result<Applied<Result<Reply, Problem>>, ApplyError> {
+    ) -> Result<Applied<Result<Reply, Problem>>, Failure> {
         crash_point!("commands.taken");
         // Keys are checked first if a command has no time for a second attempt: a duplicate that is assumed to be
         // new makes its whole batch fail.
@@ -219,12 +206,14 @@ impl BatchExecutor {
                 let had_duplicates = applied.expects_duplicates;
                 batch.iter_mut().for_each(|pending| pending.note_rollback(had_duplicates));
             }
-            Ok::<_, ApplyError>(tx.keep_or_rollback(checked.map(|()| applied)).await?)
+            Ok::<_, Failure>(tx.keep_or_rollback(checked.map(|()| applied)).await?)
         };
         let (tx, applied) = match db::with_timeout(PREPARE_TIMEOUT, prepared).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                if let ([single], true) = (&mut *batch, error.is_lock_timeout()) {
+                if let ([single], Failure::Database(DbErrorClass::LockTimeout, _)) =
+                    (&mut *batch, &error)
+                {
                     // An earlier request of its client may hold the row or the key, in a commit that has no answer.
                     single.outcome_unknown |= self.connection.has_hung_commits().await;
                 }
@@ -236,41 +225,44 @@ impl BatchExecutor {
             for (pending, answer) in batch.iter_mut().zip(&applied.answers) {
                 pending.outcome_unknown |= matches!(answer, Some(Ok(_)));
             }
-            return Err(ApplyError::Database(error));
+            return Err(error.into());
         }
         crash_point!("commands.committed");
         Ok(applied)
     }
 }
 
-/// Answers a single command that the database refuses, defers it if its row is locked, or tries it again.
-fn react_to_single<R: UnitOfWork>(
-    pending: QueuedCommand<R>,
-    class: DbErrorClass,
-    error: &sqlx::Error,
-    defer: impl FnOnce(QueuedCommand<R>),
-) -> Step<Vec<QueuedCommand<R>>> {
-    let _current = pending.context.clone().attach();
-    match class {
-        DbErrorClass::Permanent => {
-            error!("the database rejected a command: {error}");
-            pending.reject(Problem::internal());
+fn log_retry<R: UnitOfWork>(part: &Part<QueuedCommand<R>>, failure: &Failure) {
+    match failure {
+        Failure::Database(DbErrorClass::UniqueRace, _) => debug!("commands are retried: {failure}"),
+        Failure::Database(DbErrorClass::StatementTimeout, _) => {
+            let _current = part.items[0].context.clone().attach();
+            warn!("a command is retried: {failure}");
         }
-        // A retry here would delay every command behind it.
-        DbErrorClass::DatabaseRule | DbErrorClass::SchemaMismatch => {
-            error!(
-                "the database rejected a command because of a rule, its schema or a missing right: {error}"
-            );
-            let refused = "the database rejected the command; nothing was stored";
-            pending.reject(Problem::unavailable(refused));
-        }
-        DbErrorClass::LockTimeout => defer(pending),
-        DbErrorClass::StatementTimeout | DbErrorClass::Transient | DbErrorClass::UniqueRace => {
-            warn!("a command is retried: {error}");
-            return Step::Retry(vec![pending]);
-        }
+        _ => warn!("{} commands are retried: {failure}", part.items.len()),
     }
-    Step::Done
+}
+
+/// Answers a command that can never be decided, or that the database refuses.
+fn reject_failed<R: UnitOfWork>(pending: QueuedCommand<R>, failure: &Failure) {
+    let _current = pending.context.clone().attach();
+    let problem = match failure {
+        Failure::Database(DbErrorClass::DatabaseRule | DbErrorClass::SchemaMismatch, _) => {
+            error!(
+                "the database rejected a command because of a rule, its schema or a missing right: {failure}"
+            );
+            Problem::unavailable("the database rejected the command; nothing was stored")
+        }
+        Failure::Database(..) => {
+            error!("the database rejected a command: {failure}");
+            Problem::internal()
+        }
+        _ => {
+            error!("a command failed: {failure}");
+            Problem::internal()
+        }
+    };
+    pending.reject(problem);
 }
 
 /// Sends the answers. Returns the commands without one, whose key is that of an earlier command of the batch.

@@ -13,7 +13,6 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
-use uuid::Uuid;
 
 use crate::commands::reply::Reply;
 use crate::db;
@@ -27,7 +26,7 @@ pub(crate) const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// The identity of a command that has its effect once: its path, the client's key, and a hash of the request, so
 /// that the same key with another request is refused.
 #[derive(Clone, Debug)]
-pub struct IdempotentRequest {
+pub(crate) struct IdempotentRequest {
     path: String,
     key: String,
     hash: [u8; 32],
@@ -43,15 +42,6 @@ impl IdempotentRequest {
         remove_nulls(&mut request);
         let hash = Sha256::digest(request.to_string()).into();
         IdempotentRequest { path: path.into(), key: key.into(), hash }
-    }
-
-    /// For a command whose clients send no key, and whose effect another command may undo. With a generated key,
-    /// an attempt after a cut commit finds that the command had its effect, even if its rows no longer show it.
-    pub fn with_generated_key(
-        path: impl Into<String>,
-        command: &impl Serialize,
-    ) -> IdempotentRequest {
-        IdempotentRequest::new(path, &Uuid::now_v7().to_string(), command)
     }
 
     pub(crate) fn scope(&self) -> (&str, &str) {
@@ -106,7 +96,7 @@ pub(crate) async fn find_stored_replies<'a>(
             let answer = match StatusCode::from_u16(row.status as u16) {
                 _ if row.request_hash != once.hash => Err(Problem::key_reused()),
                 Ok(status) => {
-                    Ok(Reply::from_stored(status, row.location.clone(), row.body.clone()))
+                    Ok(Reply { status, location: row.location.clone(), body: row.body.clone() })
                 }
                 Err(_) => Err(Problem::outcome_unknown()),
             };

@@ -6,7 +6,9 @@
 
 pub(crate) mod apply;
 pub(crate) mod executor;
-pub mod idempotency;
+pub mod command;
+pub(crate) mod idempotency;
+pub mod idempotent;
 pub(crate) mod queue;
 pub mod reply;
 
@@ -20,18 +22,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::commands::command::Command;
 use crate::commands::executor::BatchExecutor;
-use crate::commands::idempotency::IdempotentRequest;
+use crate::commands::idempotent::Idempotent;
 pub use crate::commands::queue::COMMAND_BATCH_MAX;
 use crate::commands::queue::{BoundCommand, QUEUE_MAX, QueuedCommand, START_TIMEOUT, queue_full};
 use crate::commands::reply::Reply;
-use crate::event::HandlerContext;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::http::problem::Problem;
 use crate::telemetry;
-use crate::unit_of_work::{Loads, UnitOfWork};
+use crate::unit_of_work::UnitOfWork;
 
 /// Executors of one service: while one batch is written to the disk, the next is prepared. More executors mean
 /// smaller batches, which cost Postgres more for each command. One further executor runs the commands whose rows
@@ -80,35 +82,21 @@ pub fn command_channel<R: UnitOfWork>(
 impl<R: UnitOfWork> Commands<R> {
     /// Runs a command and answers when it is durable or refused, within 12 s in any case.
     ///
-    /// `decide` reads the rows, decides, changes the rows and answers. It refuses before it changes anything:
-    /// a refusal after a change is a programming error, answered 500, and nothing of it is stored.
-    ///
-    /// After a commit that was cut, the command is decided again, on rows that may have its effect already.
-    /// With a key, the chassis finds the first answer. Without one, `decide` has to recognise the effect by a
-    /// row of its own whose id was generated before this call, or has to have the same effect when it is
-    /// repeated, as a cancellation has. Otherwise give it a key: [`IdempotentRequest::with_generated_key`].
-    ///
     /// # Errors
-    /// - The problem of `decide`, or 422 if the key was used before for another request.
+    /// - The problem of the command's refusal, or 422 if the key was used before for another request.
     /// - 503 `unavailable`, and nothing was stored: 4,096 commands wait already, or no attempt that
     ///   began within 3 s was committed.
     /// - 503 `outcome-unknown`: a commit with its effect was cut and no later attempt settled it, or
     ///   there was no answer within the 12 s.
-    /// - 500: `decide` panicked, or refused after a change, or the database refuses what it wrote.
-    pub async fn execute<C>(
+    /// - 500: [`Command::decide`] panicked, or refused after a change, or the database refuses what it wrote.
+    pub async fn execute<C: Command<Aggregate = R>, K>(
         &self,
-        command: C,
-        idempotent_request: Option<IdempotentRequest>,
-        decide: fn(&C, &mut R, HandlerContext) -> Result<Reply, Problem>,
-    ) -> Result<Reply, Problem>
-    where
-        R: Loads<C>,
-        C: Send + Sync + 'static,
-    {
+        Idempotent { request: command, identity, .. }: Idempotent<C, K>,
+    ) -> Result<Reply, Problem> {
         let (caller, answer) = oneshot::channel();
         let pending = QueuedCommand {
-            command: Box::new(BoundCommand { service: self.service, command, decide }),
-            idempotent_request,
+            command: Box::new(BoundCommand { service: self.service, command }),
+            idempotent_request: identity,
             // Generated once: a batch that is run again after a cut commit finds its own rows.
             event_id: Uuid::now_v7(),
             context: telemetry::with_trace(&Context::current()),

@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::commands::command::Command;
 use crate::commands::idempotency::IdempotentRequest;
 use crate::commands::reply::Reply;
-use crate::event::HandlerContext;
+use crate::event::{HandlerContext, OutgoingEvents};
 use crate::flow::linger::LingerLimits;
 use crate::http::problem::Problem;
 use crate::unit_of_work::{Loads, UnitOfWork};
@@ -72,23 +73,33 @@ impl<R: UnitOfWork> QueuedCommand<R> {
 /// A command without its type, as the executors need it: the keys of its rows, and its decision.
 pub(crate) trait ErasedCommand<R: UnitOfWork>: Send + Sync {
     fn keys(&self, keys: &mut R::Keys);
-    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<Reply, Problem>;
+    fn decide(
+        &self,
+        rows: &mut R,
+        context: HandlerContext,
+    ) -> Result<(Reply, OutgoingEvents), Problem>;
 }
 
-/// A command with the function of its service that decides it.
-pub(super) struct BoundCommand<R, C> {
+/// A command with the name of its service.
+pub(super) struct BoundCommand<C> {
     pub service: &'static str,
     pub command: C,
-    pub decide: fn(&C, &mut R, HandlerContext) -> Result<Reply, Problem>,
 }
 
-impl<R: Loads<C>, C: Send + Sync> ErasedCommand<R> for BoundCommand<R, C> {
-    fn keys(&self, keys: &mut R::Keys) {
-        R::keys(&self.command, keys);
+impl<C: Command> ErasedCommand<C::Aggregate> for BoundCommand<C> {
+    fn keys(&self, keys: &mut <C::Aggregate as UnitOfWork>::Keys) {
+        C::Aggregate::keys(&self.command, keys);
     }
-    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<Reply, Problem> {
-        let reply = (self.decide)(&self.command, rows, context);
-        reply.inspect(|reply| reply.assert_published_by(self.service))
+    fn decide(
+        &self,
+        rows: &mut C::Aggregate,
+        context: HandlerContext,
+    ) -> Result<(Reply, OutgoingEvents), Problem> {
+        let accepted = self.command.decide(rows, context).map_err(Into::into)?;
+        let reply = accepted.reply();
+        let events = OutgoingEvents::of(accepted.event);
+        events.assert_published_by(self.service);
+        Ok((reply, events))
     }
 }
 

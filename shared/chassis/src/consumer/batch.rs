@@ -7,7 +7,7 @@
 //! - A partition's offset advances only over committed records, without a gap. An offset that is stored before the
 //!   commit breaks this, and so does an offset above a deferred event.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,20 +20,18 @@ use tracing::warn;
 
 use crate::consumer::assignment::Assignment;
 use crate::consumer::circuit_breaker::CircuitBreaker;
-use crate::consumer::commit::SubBatchCommitter;
-use crate::consumer::deferred::{Attempts, DeferredQueue};
+use crate::consumer::commit::PartCommitter;
+use crate::consumer::deferred::{DeferredQueue, wait_reason};
 use crate::consumer::pause;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::resources::ConsumerResources;
-use crate::consumer::retry::{RetryReason, rejection_reason};
-use crate::consumer::sub_batch::{SplitBy, SubBatch, describe_record};
 use crate::consumer::wait::{ATTEMPT_TIMEOUT, LoopWait};
 use crate::crash_point;
-use crate::db::{self, DbErrorClass};
-use crate::dead_letter::DeadLetterReason;
+use crate::db;
 use crate::kafka::record::schema_id;
-use crate::transaction::failure::{ApplyError, Reaction, Step};
+use crate::transaction::failure::{Failure, Next};
 use crate::transaction::incoming_record::{Content, IncomingRecord};
+use crate::transaction::part::Part;
 use crate::unit_of_work::UnitOfWork;
 
 const DEFERRED_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -45,12 +43,10 @@ pub(crate) struct BatchRunner<'a, R: UnitOfWork> {
     resources: &'a ConsumerResources<R>,
     client: &'a Arc<StreamConsumer<GroupContext>>,
     wait: LoopWait<'a>,
-    committer: SubBatchCommitter<'a, R>,
+    committer: PartCommitter<'a, R>,
     circuit_breaker: CircuitBreaker,
     deferred: DeferredQueue<R>,
     deferred_logged_at: Instant,
-    /// By topic: when an event last had its effect.
-    last_success_at: HashMap<&'static str, Instant>,
 }
 
 impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
@@ -64,11 +60,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             resources,
             client,
             wait: LoopWait { heartbeat, wakeups, stop },
-            committer: SubBatchCommitter::new(resources, client),
+            committer: PartCommitter::new(resources, client),
             circuit_breaker: CircuitBreaker::default(),
             deferred: DeferredQueue::new(),
             deferred_logged_at: Instant::now(),
-            last_success_at: HashMap::new(),
         }
     }
 
@@ -85,16 +80,16 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         let items = self.decode(messages).await;
         let (unread, items): (Vec<_>, Vec<_>) =
             items.into_iter().partition(IncomingRecord::is_unread);
-        let attempts = Attempts::new(0);
-        let mut parts = SubBatch::new(unread, attempts).split(SplitBy::Singles);
-        parts.extend((!items.is_empty()).then_some(SubBatch::new(items, attempts)));
-        self.run_sub_batches(parts, assigned).await;
+        let mut parts = Vec::from_iter((!items.is_empty()).then(|| Part::new(items)));
+        parts.extend(Part::new(unread).singles());
+        self.run_parts(parts, assigned).await;
     }
 
     pub(crate) async fn retry_deferred(&mut self) {
         let assigned = self.client.context().assignment();
-        let due = self.take_due(&assigned).await;
-        self.run_sub_batches(due, &assigned).await;
+        let mut due = self.take_due(&assigned).await;
+        due.reverse();
+        self.run_parts(due, &assigned).await;
     }
 
     /// When [`BatchRunner::retry_deferred`] has something to do.
@@ -104,7 +99,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
 
     /// The deferred events that are due. Those that only waited for their schema, and have it now, are events like any
     /// other: they share a transaction. An outage of the registry may have left a thousand of them.
-    async fn take_due(&mut self, assigned: &Assignment) -> Vec<SubBatch<R>> {
+    async fn take_due(&mut self, assigned: &Assignment) -> Vec<Part<IncomingRecord<R>>> {
         let due = self.deferred.take_due(assigned);
         if due.is_empty() {
             return Vec::new();
@@ -114,38 +109,59 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         let (mut readable, mut parts) = (Vec::new(), Vec::new());
         for (item, attempts) in self.decode(messages).await.into_iter().zip(attempts) {
             if attempts.count > 0 || item.is_unread() {
-                parts.push(SubBatch::new(vec![item], attempts));
+                parts.push(Part { items: vec![item], attempts, races: 0 });
             } else {
                 readable.push(item);
             }
         }
         if !readable.is_empty() {
-            parts.push(SubBatch::new(readable, Attempts::new(0)));
+            parts.push(Part::new(readable));
         }
         parts
     }
 
-    /// Runs sub-batches from left to right, until each is committed or deferred, or the consumer is stopped. There
-    /// may be a thousand of them, each with a transaction of its own.
-    async fn run_sub_batches(&mut self, mut parts: Vec<SubBatch<R>>, assigned: &Assignment) {
+    /// Runs parts until each is committed or deferred, or the consumer is stopped. The last one comes first. There may
+    /// be a thousand of them, each with a transaction of its own.
+    async fn run_parts(&mut self, mut parts: Vec<Part<IncomingRecord<R>>>, assigned: &Assignment) {
         let mut failures = 0;
-        parts.reverse();
-        while let Some(part) = parts.pop() {
+        while let Some(mut part) = parts.pop() {
             if self.wait.stop.is_cancelled() {
                 return;
             }
-            match self.try_sub_batch(part, assigned).await {
-                Step::Done => failures = 0,
-                // Pushed from right to left: the left part is popped, and has to end, first.
-                Step::Next(next) => parts.extend(next.into_iter().rev()),
-                Step::Retry(part) => {
-                    parts.push(part);
-                    if self.wait.back_off(&mut failures).await.is_err() {
-                        return;
+            match self.try_part(&mut part, assigned).await {
+                Ok(()) => failures = 0,
+                Err(failure) => match self.next(&part, &failure) {
+                    Next::CheckDuplicates => {
+                        self.committer.expects_duplicates = true;
+                        part.attempts.count -= 1;
+                        parts.push(part);
                     }
-                    // Deferred events that are due run before it.
-                    parts.extend(self.take_due(assigned).await);
-                }
+                    Next::Race => {
+                        part.races += 1;
+                        parts.push(part);
+                    }
+                    Next::Isolate(nth) => parts.extend(part.isolate(nth)),
+                    Next::Singles => parts.extend(part.singles()),
+                    Next::Halves => parts.extend(part.halves()),
+                    Next::Retry => {
+                        log_retry(&part, &failure);
+                        parts.push(part);
+                        if self.wait.back_off(&mut failures).await.is_err() {
+                            return;
+                        }
+                        // Deferred events that are due run before it.
+                        parts.extend(self.take_due(assigned).await);
+                    }
+                    Next::Defer => {
+                        self.defer(part, &failure, assigned);
+                        failures = 0;
+                    }
+                    // It is a dead letter from now on, and is stored as one.
+                    Next::Reject(cause) => {
+                        part.items[0].content = Content::DeadLetter(cause);
+                        parts.push(part);
+                    }
+                },
             }
             let db = &self.resources.db;
             if let Some(reason) = self.circuit_breaker.open_reason(db).await {
@@ -164,115 +180,58 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         items
     }
 
-    async fn try_sub_batch(
+    async fn try_part(
         &mut self,
-        mut part: SubBatch<R>,
+        part: &mut Part<IncomingRecord<R>>,
         assigned: &Assignment,
-    ) -> Step<SubBatch<R>> {
+    ) -> Result<(), Failure> {
         self.resources.heartbeat.beat();
-        if let Content::SchemaPending { reason, .. } = &part.items[0].content {
-            let reason = reason.clone();
-            return self.wait_or_expire(part, RetryReason::UnknownSchema, reason, assigned);
+        if let Content::SchemaPending { reason, is_unregistered } = &part.items[0].content {
+            let (reason, is_unregistered) = (reason.clone(), *is_unregistered);
+            return Err(Failure::SchemaPending { reason, is_unregistered });
         }
         part.attempts.count += 1;
-        match db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(&part)).await {
-            Ok(committed) => {
-                self.circuit_breaker.record_committed(&part, &committed);
-                let now = Instant::now();
-                self.last_success_at.extend(committed.handled.iter().map(|topic| (*topic, now)));
-                self.committer.record_committed(&part, &committed, assigned);
-                Step::Done
-            }
-            Err(error) => self.react(part, error, assigned),
-        }
+        let committed = db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(part)).await?;
+        self.circuit_breaker.record_committed(part, &committed);
+        self.deferred.record_success(&committed.handled);
+        self.committer.record_committed(part, &committed, assigned);
+        Ok(())
     }
 
-    /// The step after a failed attempt, as [`crate::transaction::failure`] decides it.
-    fn react(
-        &mut self,
-        mut part: SubBatch<R>,
-        error: ApplyError,
-        assigned: &Assignment,
-    ) -> Step<SubBatch<R>> {
-        let (count, checked) = (part.items.len(), self.committer.expects_duplicates);
-        let (wait, reason) = match error.reaction(count, checked) {
-            Reaction::CheckDuplicates => {
-                self.committer.expects_duplicates = true;
-                part.attempts.count -= 1;
-                return Step::Next(vec![part]);
-            }
-            Reaction::Isolate(_, cause) if count == 1 => return to_dead_letter(part, cause),
-            Reaction::Isolate(nth, _) => return Step::Next(part.split(SplitBy::Isolating(nth))),
-            Reaction::Singles => return Step::Next(part.split(SplitBy::Singles)),
-            Reaction::Bisect => return Step::Next(part.split(SplitBy::Halves)),
-            Reaction::Race(_) if part.races == 0 => {
-                part.races += 1;
-                return Step::Next(vec![part]);
-            }
-            Reaction::Race(_) if count > 1 => return Step::Next(part.split(SplitBy::Halves)),
-            Reaction::Wait(reason) => (RetryReason::AllEvents, reason),
+    /// What follows a failed attempt. A single event that has waited long enough becomes a dead letter.
+    fn next(&self, part: &Part<IncomingRecord<R>>, failure: &Failure) -> Next {
+        let (item, lag_max) = (&part.items[0], self.resources.registry.lag_max);
+        match failure.next(part.items.len(), self.committer.expects_duplicates, part.races) {
             // A dead letter that the database refuses waits like an event: it must not be dropped.
-            Reaction::Race(error) | Reaction::Single(_, error)
-                if part.items[0].as_dead_letter().is_some() =>
-            {
-                (RetryReason::AllEvents, error.to_string())
-            }
-            Reaction::Race(error) | Reaction::Single(DbErrorClass::Permanent, error) => {
-                return to_dead_letter(part, DeadLetterReason::rejected_by_database(&error));
-            }
-            Reaction::Single(DbErrorClass::DatabaseRule, error) => {
-                (RetryReason::DatabaseRule, rejection_reason(&error))
-            }
-            Reaction::Single(_, error) => (RetryReason::SingleEvent, error.to_string()),
-        };
-        self.wait_or_expire(part, wait, reason, assigned)
-    }
-
-    /// A sub-batch waits here, or a single event is deferred; one that has waited long enough becomes a dead letter.
-    fn wait_or_expire(
-        &mut self,
-        part: SubBatch<R>,
-        wait: RetryReason,
-        reason: String,
-        assigned: &Assignment,
-    ) -> Step<SubBatch<R>> {
-        let has_room = self.deferred.has_room_for(&part.items[0]);
-        let lag_max = self.resources.registry.lag_max;
-        let successes = &self.last_success_at;
-        if let Some(cause) = wait.dead_letter_reason(&part, &reason, lag_max, has_room, successes) {
-            return to_dead_letter(part, cause);
+            Next::Defer | Next::Reject(_) if item.as_dead_letter().is_some() => Next::Retry,
+            Next::Defer => match self.deferred.expiry_reason(part, failure, lag_max) {
+                Some(cause) => Next::Reject(cause),
+                None if self.deferred.has_room_for(item) => Next::Defer,
+                None => Next::Retry,
+            },
+            next => next,
         }
-        if part.items.len() > 1 || matches!(wait, RetryReason::AllEvents) || !has_room {
-            counter!("consumer_retries_total").increment(1);
-            let (count, first) = (part.items.len(), describe_record(&part.items[0]));
-            part.items[0].in_context(|| {
-                warn!("{count} events are retried, the first is {first}: {reason}");
-            });
-            return Step::Retry(part);
-        }
-        let SubBatch { items, attempts, .. } = part;
-        items.into_iter().for_each(|item| self.defer(item, attempts, assigned, &reason));
-        Step::Done
     }
 
     /// Defers an event: it waits by itself, and its partition's offset stays below it.
     fn defer(
         &mut self,
-        item: IncomingRecord<R>,
-        attempts: Attempts,
+        mut part: Part<IncomingRecord<R>>,
+        failure: &Failure,
         assigned: &Assignment,
-        reason: &str,
     ) {
         counter!("consumer_retries_total").increment(1);
-        if attempts.is_first() && self.deferred.len() < DEFERRED_LOGGED_MAX {
-            let record = describe_record(&item);
+        let (reason, attempts) = (wait_reason(&part, failure), part.attempts);
+        let (item, is_first) = (part.items.remove(0), attempts.deferrals == 0);
+        if is_first && self.deferred.len() < DEFERRED_LOGGED_MAX {
+            let record = item.describe();
             item.in_context(|| warn!("{record} is deferred: {reason}"));
         }
         self.deferred.defer(item, attempts, assigned);
-        if !attempts.is_first() && self.deferred_logged_at.elapsed() > DEFERRED_LOG_INTERVAL {
+        if !is_first && self.deferred_logged_at.elapsed() > DEFERRED_LOG_INTERVAL {
             self.deferred_logged_at = Instant::now();
             if let Some(oldest) = self.deferred.oldest() {
-                let (count, first) = (self.deferred.len(), describe_record(&oldest.item));
+                let (count, first) = (self.deferred.len(), oldest.item.describe());
                 let waited = oldest.attempts.started_at.elapsed();
                 let log = || {
                     warn!(
@@ -285,11 +244,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
     }
 }
 
-/// A single event that can't be handled is a dead letter from now on, and is stored as one.
-fn to_dead_letter<R: UnitOfWork>(
-    mut part: SubBatch<R>,
-    cause: DeadLetterReason,
-) -> Step<SubBatch<R>> {
-    part.items[0].content = Content::Poison(cause);
-    Step::Next(vec![part])
+fn log_retry<R: UnitOfWork>(part: &Part<IncomingRecord<R>>, failure: &Failure) {
+    counter!("consumer_retries_total").increment(1);
+    let (count, first) = (part.items.len(), part.items[0].describe());
+    let reason = wait_reason(part, failure);
+    let log = || warn!("{count} events are retried, the first is {first}: {reason}");
+    part.items[0].in_context(log);
 }

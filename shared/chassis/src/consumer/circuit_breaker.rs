@@ -8,11 +8,12 @@ use rdkafka::message::Message;
 use sqlx::PgPool;
 use tracing::warn;
 
-use crate::consumer::commit::CommittedSubBatch;
+use crate::consumer::commit::CommittedPart;
 use crate::consumer::pause::{pause_by_circuit_breaker, wait_while_paused};
-use crate::consumer::sub_batch::SubBatch;
 use crate::consumer::wait::{LoopWait, with_attempt_timeout};
 use crate::dead_letter::{self, ReasonKind};
+use crate::transaction::incoming_record::IncomingRecord;
+use crate::transaction::part::Part;
 use crate::unit_of_work::UnitOfWork;
 
 /// This number of failed events of one topic in a row means a bad deployment, not bad events.
@@ -33,8 +34,8 @@ impl CircuitBreaker {
     /// event that had its effect before does not end a series: a topic may be read again from its beginning.
     pub fn record_committed<R: UnitOfWork>(
         &mut self,
-        part: &SubBatch<R>,
-        committed: &CommittedSubBatch,
+        part: &Part<IncomingRecord<R>>,
+        committed: &CommittedPart,
     ) {
         self.consecutive_failures.retain(|topic, _| !committed.handled.contains(&**topic));
         for (item, reason) in committed.new_dead_letters(part) {

@@ -1,4 +1,4 @@
-//! The commit of a sub-batch, and how far each partition was handled by it.
+//! The commit of a part of a batch, and how far each partition was handled by it.
 //!
 //! Promise: an offset is stored only if every record below it was handled or stored as a dead letter. An offset
 //! above a record that is deferred, or that waits in its batch, breaks it.
@@ -15,19 +15,19 @@ use crate::consumer::assignment::Assignment;
 use crate::consumer::by_partition::{ByPartition, entry_of};
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resources::ConsumerResources;
-use crate::consumer::sub_batch::SubBatch;
 use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::dead_letter::{self, DeadLetterReason, RecordPosition};
 use crate::transaction::events::apply_events;
-use crate::transaction::failure::ApplyError;
+use crate::transaction::failure::Failure;
 use crate::transaction::incoming_record::IncomingRecord;
+use crate::transaction::part::Part;
 use crate::unit_of_work::UnitOfWork;
 
 /// How long an attempt for a single event waits for a row that another transaction holds.
 const SINGLE_EVENT_LOCK_TIMEOUT: &str = "100ms";
 
-pub(crate) struct CommittedSubBatch {
+pub(crate) struct CommittedPart {
     /// The topics of the events that had their effect in this transaction.
     pub handled: HashSet<&'static str>,
     /// The positions of the records that became dead letters in this transaction.
@@ -35,11 +35,11 @@ pub(crate) struct CommittedSubBatch {
     had_effect: Vec<bool>,
 }
 
-impl CommittedSubBatch {
-    /// The records of its sub-batch that became dead letters in this transaction.
+impl CommittedPart {
+    /// The records of its part that became dead letters in this transaction.
     pub fn new_dead_letters<'p, R: UnitOfWork>(
         &self,
-        part: &'p SubBatch<R>,
+        part: &'p Part<IncomingRecord<R>>,
     ) -> impl Iterator<Item = (&'p IncomingRecord<R>, &'p DeadLetterReason)> {
         part.items.iter().filter_map(|item| {
             let (_, _, reason) = item.as_dead_letter()?;
@@ -50,8 +50,8 @@ impl CommittedSubBatch {
     }
 }
 
-/// Commits the sub-batches of one client, and notes up to which offset its partitions are handled.
-pub(crate) struct SubBatchCommitter<'a, R: UnitOfWork> {
+/// Commits the parts of one client's batches, and notes up to which offset its partitions are handled.
+pub(crate) struct PartCommitter<'a, R: UnitOfWork> {
     resources: &'a ConsumerResources<R>,
     client: &'a Arc<StreamConsumer<GroupContext>>,
     connection: DedicatedConnection,
@@ -61,12 +61,12 @@ pub(crate) struct SubBatchCommitter<'a, R: UnitOfWork> {
     offset_tracker: OffsetTracker,
 }
 
-impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
+impl<'a, R: UnitOfWork> PartCommitter<'a, R> {
     pub fn new(
         resources: &'a ConsumerResources<R>,
         client: &'a Arc<StreamConsumer<GroupContext>>,
-    ) -> SubBatchCommitter<'a, R> {
-        SubBatchCommitter {
+    ) -> PartCommitter<'a, R> {
+        PartCommitter {
             resources,
             client,
             connection: DedicatedConnection::new(&resources.db),
@@ -75,19 +75,18 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         }
     }
 
-    /// Applies the events and stores the dead letters of a sub-batch, in one transaction.
+    /// Applies the events and stores the dead letters of a part, in one transaction.
     pub async fn try_commit(
         &mut self,
-        part: &SubBatch<R>,
-    ) -> Result<CommittedSubBatch, ApplyError> {
+        part: &Part<IncomingRecord<R>>,
+    ) -> Result<CommittedPart, Failure> {
         let dead_letters: Vec<_> =
             part.items.iter().filter_map(IncomingRecord::as_dead_letter).collect();
         let mut cluster = String::new();
         if !dead_letters.is_empty() {
             // In a recreated cluster offsets start again, and its id distinguishes the positions.
             let id = rebalance::cluster_id(self.client).await;
-            let unknown =
-                || ApplyError::Unavailable("the id of the Kafka cluster is unknown".into());
+            let unknown = || Failure::Unavailable("the id of the Kafka cluster is unknown".into());
             cluster = id.ok_or_else(unknown)?;
         }
         let attempts = i32::try_from(part.attempts.count).unwrap_or(i32::MAX);
@@ -101,7 +100,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
                 apply_events(&mut tx, &part.items, now, expects_duplicates, attempts).await?;
             let new = dead_letter::store(&mut tx, &cluster, &dead_letters, attempts).await?;
             tx.check_hung_commits().await?;
-            Ok::<_, ApplyError>((effect, new))
+            Ok::<_, Failure>((effect, new))
         };
         let prepared = prepared.await;
         let (tx, (mut effect, new)) = tx.keep_or_rollback(prepared).await?;
@@ -113,7 +112,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         self.expects_duplicates = effect.has_duplicates();
         let had_effect = std::mem::take(&mut effect.had_effect);
         let handled = effect.after_commit(&self.resources.wakeups);
-        Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect(), had_effect })
+        Ok(CommittedPart { handled, dead_letters: new.into_iter().collect(), had_effect })
     }
 
     /// Notes the records of a batch: no offset above them is stored before they are handled.
@@ -125,11 +124,11 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
     }
 
     /// After the commit, never before: logs the new dead letters, and notes up to which offset every record of
-    /// the sub-batch's partitions was handled. That offset is stored next.
+    /// the part's partitions was handled. That offset is stored next.
     pub fn record_committed(
         &mut self,
-        part: &SubBatch<R>,
-        committed: &CommittedSubBatch,
+        part: &Part<IncomingRecord<R>>,
+        committed: &CommittedPart,
         assigned: &Assignment,
     ) {
         for (item, reason) in committed.new_dead_letters(part) {
@@ -157,7 +156,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
 
     /// Tells the gaps of this client which records were handled for the first time. A record without an inbox row does
     /// not tell whether it is the first time.
-    fn report_gaps(&self, part: &SubBatch<R>, committed: &CommittedSubBatch) {
+    fn report_gaps(&self, part: &Part<IncomingRecord<R>>, committed: &CommittedPart) {
         let gaps = &self.client.context().gaps;
         if gaps.is_empty() {
             return;

@@ -10,6 +10,7 @@ pub(crate) mod circuit_breaker;
 pub(crate) mod commit;
 pub(crate) mod deferred;
 pub(crate) mod gaps;
+pub mod handlers;
 pub mod lag;
 pub(crate) mod lag_metrics;
 pub(crate) mod offsets;
@@ -23,9 +24,7 @@ mod replacement;
 pub(crate) mod resources;
 pub(crate) mod rewind;
 mod start;
-pub(crate) mod retry;
 pub(crate) mod router;
-pub(crate) mod sub_batch;
 pub(crate) mod wait;
 
 use std::sync::Arc;
@@ -42,22 +41,23 @@ use tracing::{info, warn};
 
 use crate::config::KafkaConfig;
 use crate::consumer::batch::BatchRunner;
+use crate::consumer::handlers::Handlers;
 use crate::consumer::lag::ConsumerLag;
 use crate::consumer::pause::PAUSE_POLL_INTERVAL;
 use crate::consumer::prefetched_record::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::replacement::Replacement;
 use crate::consumer::resources::ConsumerResources;
-use crate::consumer::router::{DiscardFn, DiscardSlot, EventRouter};
+use crate::consumer::router::EventRouter;
 use crate::dead_letter;
-use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
+use crate::event::Isolation;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
 use crate::flow::wakeups::Wakeups;
 use crate::inbox;
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
-use crate::unit_of_work::{Loads, UnitOfWork};
+use crate::unit_of_work::UnitOfWork;
 
 const BATCH_RECORDS_MAX: usize = 1_000;
 
@@ -74,64 +74,30 @@ const LINGER_LIMITS: LingerLimits =
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The loop that applies events. `Last` is what [`Consumer::on_discard`] completes: the handler that was
-/// added last.
-pub struct Consumer<R: UnitOfWork, Last = ()> {
+/// The loop that applies events.
+pub struct Consumer<R: UnitOfWork> {
     service: &'static str,
     /// Its present value; it changes with the credentials.
     config: watch::Receiver<KafkaConfig>,
     pub(crate) resources: ConsumerResources<R>,
     lag: ConsumerLag,
-    last: Last,
 }
 
-/// A handler to which [`Consumer::on_discard`] applies.
-pub struct LastHandler<R, E>(DiscardSlot<R, E>);
-
 impl<R: UnitOfWork> Consumer<R> {
-    /// A consumer without handlers; add each with [`Consumer::on`].
+    /// A consumer with these handlers.
     pub(crate) fn new(
         service: &'static str,
         config: watch::Receiver<KafkaConfig>,
         db: PgPool,
         registry: Arc<SchemaRegistryClient>,
-        wakeups: Arc<Wakeups>,
-        heartbeat: Heartbeat,
+        (wakeups, heartbeat): (Arc<Wakeups>, Heartbeat),
+        handlers: Handlers<R>,
     ) -> Consumer<R> {
-        let (router, lag) = (Arc::new(EventRouter::new(service)), ConsumerLag::new(db.clone()));
+        let router = Arc::new(EventRouter::new(service, handlers.routes));
+        router.topics().for_each(|topic| registry.declare_topic(topic));
+        let lag = ConsumerLag::new(db.clone());
         let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
-        Consumer { service, config, resources, lag, last: () }
-    }
-}
-
-impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
-    /// Adds the handler of a topic. The handler's type determines the topic, its schema and the rows.
-    ///
-    /// Events of different topics arrive in any order, and so do replayed and republished ones. The rows must
-    /// end the same for every order, and an event that is merely early is not unprocessable. A topic of state
-    /// has no inbox: its handler is called for every delivery, and does nothing unless the record's version is
-    /// higher than the row's.
-    ///
-    /// # Panics
-    /// If the topic already has a handler, or does not name this service among its subscribers, or if the
-    /// admin router was built before: mistakes of wiring, found at the first start.
-    pub fn on<E: Event, O: Outcome + 'static>(
-        mut self,
-        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
-    ) -> Consumer<R, LastHandler<R, E>>
-    where
-        R: Loads<E>,
-    {
-        let router =
-            Arc::get_mut(&mut self.resources.router).expect("handlers come before the admin");
-        let last = LastHandler(router.add(handler));
-        self.resources.registry.declare_topic(E::topic());
-        self.with_last(last)
-    }
-
-    fn with_last<L>(self, last: L) -> Consumer<R, L> {
-        let Consumer { service, config, resources, lag, .. } = self;
-        Consumer { service, config, resources, lag, last }
+        Consumer { service, config, resources, lag }
     }
 
     /// The lag of this service's consumer group.
@@ -266,15 +232,5 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             }
         }
         Ok(())
-    }
-}
-
-impl<R: UnitOfWork, E: Event> Consumer<R, LastHandler<R, E>> {
-    /// States what it costs to discard an event of the handler that was added last, if it becomes a dead letter:
-    /// its consequence, a remedy, and what is written off. Without it, the operator reads that the event was never
-    /// handled here.
-    pub fn on_discard(self, on_discard: DiscardFn<R, E>) -> Consumer<R> {
-        let _ = self.last.0.set(on_discard);
-        self.with_last(())
     }
 }

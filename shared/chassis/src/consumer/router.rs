@@ -1,8 +1,7 @@
 //! The router: the topics that a service subscribes to, and for each the schema and the handler of its events.
 //! Batches from Kafka and dead letters that an operator replays are decoded here alike.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
 
 use rdkafka::message::{Message, OwnedMessage};
 use uuid::Uuid;
@@ -11,7 +10,7 @@ use crate::dead_letter::DeadLetterReason;
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::event::avro::{Codec, Undecodable, unframe};
 use crate::event::{
-    Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
+    Event, HandlerContext, HandlerResult, Isolation, Outcome, OutgoingEvents, Retention, Topic,
     Unprocessable, response_id,
 };
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
@@ -23,25 +22,29 @@ use crate::unit_of_work::{Loads, UnitOfWork};
 /// The topics that a service subscribes to.
 pub(crate) struct EventRouter<R: UnitOfWork> {
     service: &'static str,
-    by_topic: HashMap<&'static str, Route<R>>,
+    by_topic: Routes<R>,
 }
+
+/// The routes of the topics, by name.
+pub(crate) type Routes<R> = BTreeMap<&'static str, Route<R>>;
 
 /// How the records of a topic are decoded.
-struct Route<R: UnitOfWork> {
-    topic: &'static Topic,
-    decode: DecodeFn<R>,
+pub(crate) struct Route<R: UnitOfWork> {
+    pub topic: &'static Topic,
+    pub decode: DecodeFn<R>,
 }
 
-type DecodeFn<R> =
-    Box<dyn Fn(&Codec, &[u8]) -> Result<Box<dyn EventHandler<R>>, Undecodable> + Send + Sync>;
+/// Decodes the body of an event for the service of this name.
+pub(crate) type DecodeFn<R> = Box<
+    dyn Fn(&'static str, &Codec, &[u8]) -> Result<Box<dyn EventHandler<R>>, Undecodable>
+        + Send
+        + Sync,
+>;
 
-type HandlerFn<R, E, O> = fn(&E, &mut R, HandlerContext) -> HandlerResult<O>;
+pub(crate) type HandlerFn<R, E, O> = fn(&E, &mut R, HandlerContext) -> HandlerResult<O>;
 
 /// The function that states what a discard costs.
 pub(crate) type DiscardFn<R, E> = fn(&E, &R) -> DiscardImpact;
-
-/// Where a service may leave a [`DiscardFn`] for a handler that it has added.
-pub(crate) type DiscardSlot<R, E> = Arc<OnceLock<DiscardFn<R, E>>>;
 
 /// An event with the functions of its service that handle it.
 pub(crate) struct BoundHandler<R, E, O> {
@@ -62,9 +65,10 @@ impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O
         &self,
         rows: &mut R,
         context: HandlerContext,
-    ) -> Result<Option<Outgoing>, Unprocessable> {
-        let outgoing = (self.handler)(&self.event, rows, context)?.and_then(Outcome::into_outgoing);
-        Ok(outgoing.inspect(|event| event.assert_published_by(self.service)))
+    ) -> Result<OutgoingEvents, Unprocessable> {
+        let events = OutgoingEvents::of((self.handler)(&self.event, rows, context)?);
+        events.assert_published_by(self.service);
+        Ok(events)
     }
     fn discard_impact(&self, rows: &R) -> DiscardImpact {
         match self.on_discard {
@@ -88,40 +92,18 @@ fn default_impact(topic: &Topic, service: &str) -> DiscardImpact {
 }
 
 impl<R: UnitOfWork> EventRouter<R> {
-    pub fn new(service: &'static str) -> EventRouter<R> {
-        EventRouter { service, by_topic: HashMap::new() }
+    pub fn new(service: &'static str, by_topic: Routes<R>) -> EventRouter<R> {
+        EventRouter { service, by_topic }
     }
 
-    /// See [`crate::consumer::Consumer::on`].
-    pub fn add<E: Event, O: Outcome + 'static>(
-        &mut self,
-        handler: HandlerFn<R, E, O>,
-    ) -> DiscardSlot<R, E>
-    where
-        R: Loads<E>,
-    {
-        let (topic, service) = (E::topic(), self.service);
-        let slot = DiscardSlot::default();
-        let on_discard = slot.clone();
-        assert!(
-            topic.subscribers.contains(&service),
-            "{service} is not declared as a subscriber of {}",
-            topic.name
-        );
-        let read = move |written: &Codec, body: &[u8]| {
-            let event: E = topic.codec().decode(written, body)?;
-            let on_discard = on_discard.get().copied();
-            Ok(Box::new(BoundHandler { service, event, handler, on_discard })
-                as Box<dyn EventHandler<R>>)
-        };
-        let earlier = self.by_topic.insert(topic.name, Route { topic, decode: Box::new(read) });
-        assert!(earlier.is_none(), "{} has two handlers", topic.name);
-        slot
+    /// The topics, in the order of their names.
+    pub fn topics(&self) -> impl Iterator<Item = &'static Topic> {
+        self.by_topic.values().map(|route| route.topic)
     }
 
     pub fn topics_by_isolation(&self) -> BTreeMap<Isolation, Vec<&'static str>> {
         let mut topics = BTreeMap::<Isolation, Vec<&'static str>>::new();
-        for Route { topic, .. } in self.by_topic.values() {
+        for topic in self.topics() {
             topics.entry(topic.isolation).or_default().push(topic.name);
         }
         topics
@@ -141,7 +123,7 @@ impl<R: UnitOfWork> EventRouter<R> {
             false => Err(Undecodable("the name of a header is not UTF-8".into())),
         };
         let content = content.unwrap_or_else(|Undecodable(reason)| {
-            Content::Poison(DeadLetterReason::undecodable(reason))
+            Content::DeadLetter(DeadLetterReason::undecodable(reason))
         });
         let EventHeaders { event_id, sent_at, parent, .. } = event_headers;
         IncomingRecord { event_id, parent, sent_at, content, message }
@@ -163,7 +145,7 @@ impl<R: UnitOfWork> EventRouter<R> {
         }
         let (reason, is_unregistered) = match schemas.find(id, headers.dataschema) {
             CachedSchema::Resolved(written) => {
-                let event = (route.decode)(&written, body)?;
+                let event = (route.decode)(self.service, &written, body)?;
                 schemas.record_use(id, &written);
                 return Ok(Content::Event(route.topic, event));
             }

@@ -89,13 +89,6 @@ pub(crate) enum DbErrorClass {
     SchemaMismatch,
 }
 
-impl DbErrorClass {
-    /// Whether the cause may be a duplicate that was assumed to be new.
-    pub(crate) fn may_be_duplicate(self) -> bool {
-        matches!(self, DbErrorClass::UniqueRace | DbErrorClass::Permanent)
-    }
-}
-
 /// Classes of SQLSTATE whose cause is not the work: connection (08), a plan from before a migration (0A), the state
 /// of the transaction (25, 26, 40), passwords (28), the database and its schemas (3D, 3F), resources (53), locks
 /// (55), an operator (57), the system (58), configuration (F0), a foreign server (HV).

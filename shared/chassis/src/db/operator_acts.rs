@@ -22,11 +22,6 @@ pub(crate) async fn insert(
     request: Option<&str>,
     actor: Option<&str>,
 ) -> sqlx::Result<()> {
-    query("insert into chassis.operator_acts (act, request, actor) values ($1, $2, $3)")
-        .bind(act)
-        .bind(request)
-        .bind(actor)
-        .execute(tx)
-        .await?;
-    Ok(())
+    let insert = "insert into chassis.operator_acts (act, request, actor) values ($1, $2, $3)";
+    query(insert).bind(act).bind(request).bind(actor).execute(tx).await.map(drop)
 }

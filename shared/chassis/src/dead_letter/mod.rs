@@ -28,7 +28,7 @@ use crate::event::avro::unframe;
 use crate::kafka::record;
 
 /// Why a record became a dead letter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterReason {
     /// What kind of failure it was.
     pub kind: ReasonKind,

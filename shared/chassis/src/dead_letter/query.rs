@@ -246,21 +246,14 @@ pub(crate) async fn lock(
     tx: &mut PgTransaction<'_>,
     dead_letter_id: i64,
 ) -> sqlx::Result<DeadLetterState> {
-    sqlx::query_scalar(
-        "select state from chassis.dead_letters where dead_letter_id = $1 for update",
-    )
-    .bind(dead_letter_id)
-    .fetch_one(&mut **tx)
-    .await
+    let state = "select state from chassis.dead_letters where dead_letter_id = $1 for update";
+    sqlx::query_scalar(state).bind(dead_letter_id).fetch_one(&mut **tx).await
 }
 
 /// Serialises concurrent discards of dead letters with the same event id.
 pub(crate) async fn lock_event(tx: &mut PgTransaction<'_>, event_id: Uuid) -> sqlx::Result<()> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text, 0))")
-        .bind(event_id)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
+    let lock = "select pg_advisory_xact_lock(hashtextextended($1::text, 0))";
+    sqlx::query(lock).bind(event_id).execute(&mut **tx).await.map(drop)
 }
 
 /// Whether an operator has discarded any dead letter of this event and topic.
@@ -269,14 +262,9 @@ pub(crate) async fn was_discarded(
     event_id: Uuid,
     topic: &str,
 ) -> sqlx::Result<bool> {
-    sqlx::query_scalar(
-        "select exists (select from chassis.dead_letters
-                        where event_id = $1 and topic = $2 and state = 'discarded')",
-    )
-    .bind(event_id)
-    .bind(topic)
-    .fetch_one(&mut **tx)
-    .await
+    let discarded = "select exists (select from chassis.dead_letters
+                                    where event_id = $1 and topic = $2 and state = 'discarded')";
+    sqlx::query_scalar(discarded).bind(event_id).bind(topic).fetch_one(&mut **tx).await
 }
 
 pub(crate) async fn settle(
@@ -295,6 +283,6 @@ pub(crate) async fn settle(
     .bind(discard_reason.map(storable_text))
     .bind(actor)
     .execute(&mut **tx)
-    .await?;
-    Ok(())
+    .await
+    .map(drop)
 }

@@ -1,10 +1,10 @@
-//! What a handler gets and returns: the context of its decision, and an outcome to publish.
+//! What a handler gets and returns: the context of its decision with the ids of its events, and its result.
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid, Variant, Version};
 
-use crate::event::{Event, Outgoing};
+use crate::event::Event;
 
 /// The context of a handler's or a command's decision. Handlers have no clock and no randomness of their own, so
 /// that a model checker and a property test can call them.
@@ -12,10 +12,18 @@ use crate::event::{Event, Outgoing};
 pub struct HandlerContext {
     /// Now, by the clock of the service's database, at the start of the transaction.
     pub now: DateTime<Utc>,
-    /// The id of the event that is published in response; rows record it.
+    /// The id of an event that this decision publishes alone; rows record it. See [`HandlerContext::id_of`].
     pub event_id: Uuid,
     /// The id of the event that is being handled; none for a command.
     pub causation_id: Option<Uuid>,
+}
+
+impl HandlerContext {
+    /// The id of an event that a tuple or a struct of outcomes holds, alone or with others. It follows from the cause,
+    /// the service, the topic and the key. The event's row records it, so that it can be republished.
+    pub fn id_of<E: Event>(&self, event: &E) -> Uuid {
+        keyed_id(self.event_id, E::topic().name, &event.key())
+    }
 }
 
 /// The id of the event that a service publishes in response to another. The same cause always has the same response:
@@ -27,6 +35,11 @@ pub(crate) fn response_id(service: &str, cause: Uuid) -> Uuid {
     bytes[6..].copy_from_slice(&hash[..10]);
     let id = Builder::from_bytes(bytes).with_version(Version::SortRand);
     id.with_variant(Variant::RFC4122).into_uuid()
+}
+
+/// The id of an event of several. `event_id` is that of the context. No name of a service has a slash.
+pub(super) fn keyed_id(event_id: Uuid, topic: &str, key: &str) -> Uuid {
+    response_id(&format!("{topic}/{key}"), event_id)
 }
 
 /// What a handler returns: an outcome to publish, nothing, or that the event is unprocessable.
@@ -42,25 +55,6 @@ pub struct Unprocessable(pub String);
 #[macro_export]
 macro_rules! unprocessable {
     ($($because:tt)*) => { return Err($crate::event::Unprocessable(format!($($because)*))) };
-}
-
-/// What a handler may publish: an event, one of several kinds of events, or `()` for a handler that never
-/// publishes. A decision publishes one event at most, with the id [`HandlerContext::event_id`].
-pub trait Outcome {
-    /// The event to publish, if there is one.
-    fn into_outgoing(self) -> Option<Outgoing>;
-}
-
-impl<E: Event> Outcome for E {
-    fn into_outgoing(self) -> Option<Outgoing> {
-        Some(Outgoing::from_event(&self))
-    }
-}
-
-impl Outcome for () {
-    fn into_outgoing(self) -> Option<Outgoing> {
-        None
-    }
 }
 
 #[cfg(test)]
@@ -81,5 +75,38 @@ mod tests {
         );
         let foreign = Uuid::from_u128(7);
         assert_eq!(response_id("till", foreign).get_version(), Some(Version::SortRand));
+    }
+
+    #[test]
+    fn an_event_of_several_has_an_id_that_its_cause_its_service_its_topic_and_its_key_determine() {
+        let cause = Uuid::now_v7();
+        let event_id = response_id("till", cause);
+        let id = keyed_id(event_id, "till.counted", "a");
+        assert_eq!(keyed_id(response_id("till", cause), "till.counted", "a"), id);
+        for other in [
+            event_id,
+            keyed_id(response_id("bank", cause), "till.counted", "a"),
+            keyed_id(response_id("till", Uuid::now_v7()), "till.counted", "a"),
+            keyed_id(event_id, "till.tallied", "a"),
+            keyed_id(event_id, "till.counted", "b"),
+        ] {
+            assert_ne!(other, id);
+        }
+        assert_eq!(
+            (id.get_version(), id.get_timestamp()),
+            (Some(Version::SortRand), cause.get_timestamp())
+        );
+    }
+
+    /// A service may be set back to a backup of an older version.
+    #[test]
+    fn no_version_changes_how_ids_are_derived() {
+        let cause = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_cdef);
+        let event_id = response_id("till", cause);
+        assert_eq!(event_id.to_string(), "01934a5b-6c7d-7f7f-bc72-d59a9a4225c3");
+        assert_eq!(
+            keyed_id(event_id, "till.counted", "a").to_string(),
+            "01934a5b-6c7d-76c0-986e-fdafa599795f"
+        );
     }
 }

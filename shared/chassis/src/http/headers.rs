@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -19,12 +19,6 @@ use uuid::Uuid;
 
 use crate::http::callers::identify::caller_of;
 use crate::http::problem::Problem;
-
-/// The `Idempotency-Key` header: a structured-field string in double quotes, or the bare key.
-/// As `Option<IdempotencyKey>` it may be absent; as itself its absence is a 400. Where the service knows its callers,
-/// it holds a hash of the caller and the key, so that two callers may draw the same one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey(pub String);
 
 /// The `Prefer` header with `wait=N` (RFC 7240): how long, in whole seconds, an answer may be delayed until there
 /// is a result. A value that cannot be parsed is ignored, as that RFC requires, and a longer wait is cut to
@@ -44,36 +38,27 @@ const KEY_PATTERN: &str =
 /// Well below [`crate::http::limits::Limits::request_timeout`].
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        callers_key(parts)?.ok_or_else(|| {
-            Problem::new(
-                StatusCode::BAD_REQUEST,
-                "idempotency-key-missing",
-                "This request needs the header `Idempotency-Key`: a value of your own that stays \
-                 the same when you repeat the request.",
-            )
-        })
-    }
+/// The `Idempotency-Key` header: a structured-field string in double quotes, or the bare key. Where the service knows
+/// its callers, it is a hash of the caller and the key, so that two callers may draw the same one.
+pub(crate) fn optional_key(parts: &Parts) -> Result<Option<String>, Problem> {
+    let Some(key) = idempotency_key(&parts.headers)? else { return Ok(None) };
+    // A key belongs to the caller who drew it.
+    Ok(Some(caller_of(parts)?.idempotency_key(key)))
 }
 
-impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Problem> {
-        callers_key(parts)
-    }
+/// The same header, whose absence is a 400.
+pub(crate) fn required_key(parts: &Parts) -> Result<String, Problem> {
+    optional_key(parts)?.ok_or_else(|| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "idempotency-key-missing",
+            "This request needs the header `Idempotency-Key`: a value of your own that stays \
+             the same when you repeat the request.",
+        )
+    })
 }
 
-/// The key as it is stored: a key belongs to the caller who drew it.
-fn callers_key(parts: &Parts) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(IdempotencyKey(key)) = idempotency_key(&parts.headers)? else { return Ok(None) };
-    Ok(Some(IdempotencyKey(caller_of(parts)?.idempotency_key(key))))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let refused = || {
         Problem::new(
             StatusCode::BAD_REQUEST,
@@ -93,7 +78,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
         .filter(|key| (1..=KEY_CHARACTERS_MAX).contains(&key.len()))
         .filter(|key| key.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\'));
     match (key, values.next()) {
-        (Some(key), None) => Ok(Some(IdempotencyKey(key.to_owned()))),
+        (Some(key), None) => Ok(Some(key.to_owned())),
         _ => Err(refused()),
     }
 }
@@ -162,38 +147,21 @@ fn header_parameter(
         .build()
 }
 
-impl IdempotencyKey {
-    /// The description of the header.
-    fn parameter(required: Required) -> Parameter {
-        let schema = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .min_length(Some(1))
-            .max_length(Some(KEY_CHARACTERS_MAX + 2))
-            .pattern(Some(KEY_PATTERN));
-        let description = "A value of your own that stays the same when you repeat the request: \
-            visible ASCII characters without quotes or backslashes, in double quotes or bare. For at \
-            least 24 hours after it was accepted, the same request with the same key has no second \
-            effect and gets the same answer; one that was refused is decided again.";
-        header_parameter("Idempotency-Key", description, schema.build(), required)
-    }
+/// The description of the header with the key.
+pub(crate) fn key_parameter(required: Required) -> Parameter {
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(KEY_CHARACTERS_MAX + 2))
+        .pattern(Some(KEY_PATTERN));
+    let description = "A value of your own that stays the same when you repeat the request: \
+        visible ASCII characters without quotes or backslashes, in double quotes or bare. For at \
+        least 24 hours after it was accepted, the same request with the same key has no second \
+        effect and gets the same answer; one that was refused is decided again.";
+    header_parameter("Idempotency-Key", description, schema.build(), required)
 }
 
 /// For a handler that requires the key.
-impl IntoParams for IdempotencyKey {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        vec![IdempotencyKey::parameter(Required::True)]
-    }
-}
-
-/// The description of an `Option<IdempotencyKey>`.
-pub struct OptionalIdempotencyKey;
-
-impl IntoParams for OptionalIdempotencyKey {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        vec![IdempotencyKey::parameter(Required::False)]
-    }
-}
-
 impl IntoParams for PreferWait {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let schema = ObjectBuilder::new().schema_type(Type::String).examples(["wait=10"]);
@@ -266,22 +234,20 @@ mod tests {
     fn an_idempotency_key_is_quoted_or_bare_and_the_same_key_either_way() {
         let quoted = idempotency_key(&headers(&["\"8e03978e-40d5\""])).unwrap();
         assert_eq!(quoted, idempotency_key(&headers(&["8e03978e-40d5"])).unwrap());
-        assert_eq!(quoted.unwrap().0, "8e03978e-40d5");
+        assert_eq!(quoted.unwrap(), "8e03978e-40d5");
         assert_eq!(idempotency_key(&headers(&[])).unwrap(), None);
         assert!(idempotency_key(&headers(&[&"x".repeat(255)])).is_ok());
     }
 
-    #[tokio::test]
-    async fn a_bad_idempotency_key_is_a_400_and_so_is_its_absence_where_it_is_required() {
+    #[test]
+    fn a_bad_idempotency_key_is_a_400_and_so_is_its_absence_where_it_is_required() {
         let long = "x".repeat(256);
         for bad in ["", "\"\"", "\"open", "a b", "a\"b", "\"a\\b\"", "\"a\";b=1", "é", &long] {
             assert_eq!(idempotency_key(&headers(&[bad])).unwrap_err().status, 400, "{bad}");
         }
         assert_eq!(idempotency_key(&headers(&["a", "a"])).unwrap_err().status, 400);
-        let (mut parts, ()) = Request::new(()).into_parts();
-        let absent =
-            <IdempotencyKey as FromRequestParts<()>>::from_request_parts(&mut parts, &()).await;
-        let problem = absent.unwrap_err();
+        let (parts, ()) = Request::new(()).into_parts();
+        let problem = required_key(&parts).unwrap_err();
         assert_eq!(problem.status, 400);
         assert!(problem.detail.contains("Idempotency-Key"));
     }

@@ -72,11 +72,6 @@ impl From<TcpListener> for Listeners {
 }
 
 impl Listeners {
-    #[cfg(test)]
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.first.local_addr()
-    }
-
     pub(super) async fn accept(&mut self) -> TcpStream {
         let Some(second) = &mut self.second else {
             return Listener::accept(&mut self.first).await.0;
@@ -97,5 +92,16 @@ impl Listeners {
                 TcpStream::from_std(stream).ok()
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Listeners {
+        pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+            self.first.local_addr()
+        }
     }
 }

@@ -18,10 +18,12 @@ pub(crate) mod sender;
 pub(crate) mod session;
 
 use chrono::{DateTime, Utc};
+use opentelemetry::Context;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::event::{Outgoing, Topic};
+use crate::event::{HandlerContext, Outgoing, OutgoingEvents, Topic};
+use crate::telemetry;
 use crate::unit_of_work::write_batch::WriteBatch;
 
 /// An event with the metadata of its record.
@@ -39,6 +41,23 @@ pub struct Envelope {
     pub causation_id: Option<Uuid>,
     /// When it was decided.
     pub occurred_at: DateTime<Utc>,
+}
+
+impl Envelope {
+    /// The events of a decision, in the trace of its cause.
+    pub(crate) fn of_decision(
+        events: OutgoingEvents,
+        context: HandlerContext,
+        trace: &Context,
+    ) -> Vec<Envelope> {
+        let HandlerContext { causation_id, now: occurred_at, .. } = context;
+        let (traceparent, tracestate) = telemetry::trace_headers(trace);
+        let envelope = |(event_id, event)| {
+            let (traceparent, tracestate) = (Some(traceparent.clone()), tracestate.clone());
+            Envelope { event, event_id, traceparent, tracestate, causation_id, occurred_at }
+        };
+        events.with_ids(context).map(envelope).collect()
+    }
 }
 
 /// Writes events into the outbox: one statement, in the order given.

@@ -30,7 +30,7 @@ pub(crate) async fn with_query_timeout<T>(
     db::with_timeout(QUERY_TIMEOUT, answer).await
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(Default, sqlx::FromRow)]
 pub(crate) struct OutboxRow {
     pub position: i64,
     pub event_id: Uuid,

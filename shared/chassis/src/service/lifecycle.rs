@@ -7,14 +7,17 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Carrier;
 use crate::crash_point;
 use crate::db::{self, clock, migrate, sequences};
 use crate::event::Topic;
+use crate::http::books;
 use crate::http::health::Phase;
 use crate::http::tls::TlsAcceptor;
 use crate::outbox;
@@ -32,15 +35,26 @@ const STORE_SCHEMAS_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 impl Service {
     /// Serves the three ports and runs the loops, until a signal or until the first of them ends.
     ///
+    /// - `api` is for clients.
+    /// - `sums` selects the [books](crate::http::books::router) for operators. They reveal revenue, so they are not on
+    ///   the probe port.
+    /// - `admin` is for operators. A route has a description by `#[utoipa::path]`, like those of an API; a route
+    ///   without one answers 500.
+    ///
     /// # Errors
     /// If a loop failed, or one did not end in time; and before the start, if this service publishes events that
-    /// it can't republish.
+    /// it can't republish, or consumes events that it may not.
     pub async fn run(
         self,
-        routers: Routers,
+        api: Router,
+        sums: &'static str,
+        admin: OpenApiRouter,
         loops: impl IntoIterator<Item = ServiceLoop>,
     ) -> anyhow::Result<()> {
+        let books = books::router(self.db.clone(), sums);
+        let routers = Routers { api, books, admin };
         self.ensure_republishable()?;
+        self.ensure_may_consume()?;
         self.run_until(shutdown_signal()?, routers, loops).await
     }
 

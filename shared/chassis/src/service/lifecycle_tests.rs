@@ -13,9 +13,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::*;
-use crate::admin::republish::{PublishedEvent, Republish};
+use crate::admin::republish::{EventTypes, PublishedEvent, Republish};
 use crate::config::{Config, KeyLocation, Secret};
-use crate::event::{Retention, Topic};
+use crate::event::Topic;
 use crate::http::openapi;
 use crate::service::process::check_health;
 
@@ -192,7 +192,7 @@ static OPENED: Topic = topic("till.opened");
 static CLOSED: Topic = topic("till.closed");
 
 const fn topic(name: &'static str) -> Topic {
-    Topic::new(name, "till", &[], 1, Retention::Compact, "")
+    Topic::new(name, "till", "").compacted()
 }
 
 /// A row that records what `till.opened` contained.
@@ -202,30 +202,42 @@ struct Till {
     till: String,
 }
 
-impl Republish for Till {
+struct Opened;
+
+impl EventTypes for Opened {
     fn topic_names() -> Vec<&'static str> {
         vec![OPENED.name]
     }
+}
+
+impl Republish for Till {
+    type Events = Opened;
 
     fn published_events(&self) -> Vec<PublishedEvent> {
         Vec::new()
     }
 }
 
+/// A service whose database does not exist.
+fn unstarted_service() -> Service {
+    let nowhere = || Secret::from("postgres://till@nowhere/till".to_owned());
+    let config = migrate::tests::config(nowhere(), nowhere());
+    let metrics = PrometheusBuilder::new().build_recorder().handle();
+    Service::new("till", config, migrate::tests::migrations(1), metrics).unwrap()
+}
+
+/// Why a service does not start.
+async fn refusal(service: Service) -> String {
+    let (api, admin) = (Router::new(), OpenApiRouter::new());
+    service.run(api, "", admin, []).await.unwrap_err().to_string()
+}
+
 #[tokio::test]
 async fn a_service_that_could_not_republish_a_topic_does_not_start() {
     let service = |published| {
-        let nowhere = || Secret::from("postgres://till@nowhere/till".to_owned());
-        let config = migrate::tests::config(nowhere(), nowhere());
-        let metrics = PrometheusBuilder::new().build_recorder().handle();
-        let service = Service::new("till", config, migrate::tests::migrations(1), metrics);
-        let service = service.unwrap();
+        let service = unstarted_service();
         service.published_topics.set(published).unwrap();
         service
-    };
-    let refusal = async |service: Service| {
-        let (api, books, admin) = (Router::new(), Router::new(), OpenApiRouter::new());
-        service.run(Routers { api, books, admin }, []).await.unwrap_err().to_string()
     };
     let refused = refusal(service(vec![&OPENED])).await;
     assert!(refused.starts_with("till.opened is published and can't be rep"), "{refused}");
@@ -237,6 +249,29 @@ async fn a_service_that_could_not_republish_a_topic_does_not_start() {
     let _ = one.republish([Till::source()]);
     one.ensure_republishable().unwrap();
     service(vec![]).ensure_republishable().unwrap();
+}
+
+static NAMED: Topic = Topic::new("bank.named", "bank", "").personal(&["branch"]);
+
+#[tokio::test]
+async fn a_service_that_is_no_reader_of_personal_data_or_hides_what_it_reads_does_not_start() {
+    let service = |consumed: Vec<&'static Topic>| {
+        let service = unstarted_service();
+        service.consumed_topics.set(consumed).unwrap();
+        service
+    };
+    let refused = refusal(service(vec![&OPENED, &NAMED])).await;
+    let expected = "bank.named has personal data, and till is not among its readers: bank has to add \"till\" to \
+                    `personal(…)`";
+    assert!(refused.starts_with(expected), "{refused}");
+    let hiding = service(vec![&CLOSED]);
+    hiding.snapshot_topics.lock().push(&OPENED);
+    let refused = refusal(hiding).await;
+    let expected = "till reads till.opened from its beginning, and its handlers do not name it";
+    assert!(refused.starts_with(expected), "{refused}");
+    let open = service(vec![&OPENED]);
+    open.snapshot_topics.lock().push(&OPENED);
+    open.ensure_may_consume().unwrap();
 }
 
 #[utoipa::path(get, path = "/count", security(("token" = ["count"])), responses((status = 200)))]

@@ -19,6 +19,7 @@ use std::time::Duration;
 use axum::Router;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio::sync::watch;
@@ -31,9 +32,10 @@ use crate::admin::republish::{self, RepublishSource};
 use crate::commands::{self, CommandExecutor, Commands};
 use crate::config::{Config, KafkaConfig};
 use crate::consumer::Consumer;
+use crate::consumer::handlers::Handlers;
 use crate::consumer::resources::ConsumerResources;
 use crate::db::pool::RenewablePool;
-use crate::event::{Event, Topic};
+use crate::event::{self, Event, Topic};
 use crate::flow::heartbeat::{Heartbeat, Heartbeats};
 use crate::flow::wakeups::Wakeups;
 use crate::http::callers::authorize::operators_only;
@@ -76,6 +78,10 @@ pub struct Service {
     wakeups: Arc<Wakeups>,
     pub(crate) migrator: Migrator,
     pub(crate) published_topics: OnceLock<Vec<&'static Topic>>,
+    /// Those that its handlers name.
+    pub(crate) consumed_topics: OnceLock<Vec<&'static Topic>>,
+    /// Those that it reads from their beginning.
+    pub(crate) snapshot_topics: Mutex<Vec<&'static Topic>>,
     /// The names of the topics whose events can be republished.
     republished_topics: OnceLock<Vec<&'static str>>,
     pub(crate) metrics: PrometheusHandle,
@@ -83,14 +89,10 @@ pub struct Service {
     pub(crate) callers: Callers,
 }
 
-/// The routers of the three ports. Each has its own port because each has other clients.
-pub struct Routers {
-    /// For clients.
+/// The routers of the API and of the admin port. Each has its own port because each has other clients.
+pub(crate) struct Routers {
     pub api: Router,
-    /// For operators, read-only: the sums that must balance. They reveal revenue, so they are not on the probe port.
     pub books: Router,
-    /// For operators. A route has a description by `#[utoipa::path]`, like those of an API; a route without one
-    /// answers 500.
     pub admin: OpenApiRouter,
 }
 
@@ -124,13 +126,13 @@ impl From<Relay> for ServiceLoop {
     }
 }
 
-impl<R: UnitOfWork, Last: Send + Sync + 'static> From<Consumer<R, Last>> for ServiceLoop {
-    fn from(consumer: Consumer<R, Last>) -> ServiceLoop {
+impl<R: UnitOfWork> From<Consumer<R>> for ServiceLoop {
+    fn from(consumer: Consumer<R>) -> ServiceLoop {
         ServiceLoop::new("consumer", |stop| consumer.run(stop))
     }
 }
 
-impl<R: UnitOfWork, Last> Consumer<R, Last> {
+impl<R: UnitOfWork> Consumer<R> {
     /// The routes of the admin port for this consumer and its dead letters.
     pub fn admin(&self) -> OpenApiRouter {
         let ConsumerResources { db, registry, wakeups, router, .. } = &self.resources;
@@ -171,6 +173,8 @@ impl Service {
             wakeups: Arc::default(),
             migrator,
             published_topics: OnceLock::new(),
+            consumed_topics: OnceLock::new(),
+            snapshot_topics: Mutex::default(),
             republished_topics: OnceLock::new(),
             metrics,
             callers: Callers::new(&config.tokens)?,
@@ -185,10 +189,10 @@ impl Service {
         commands::command_channel(self.name, self.db.clone(), self.wakeups.clone(), heartbeat)
     }
 
-    /// The loop that sends the outbox to Kafka. The schemas of those topics that this service publishes are
-    /// stored beside the outbox before any loop begins.
-    pub fn relay(&self, topics: &[&'static Topic]) -> Relay {
-        let published = topics.iter().filter(|topic| topic.publisher == self.name);
+    /// The loop that sends the outbox to Kafka. This service publishes the topics of the program that name it as their
+    /// publisher. Their schemas are stored beside the outbox before any loop begins.
+    pub fn relay(&self) -> Relay {
+        let published = event::topics().iter().filter(|topic| topic.publisher == self.name);
         let _ = self.published_topics.set(published.copied().collect());
         let heartbeat = self.heartbeats.register("relay", RELAY_HEARTBEAT_TIMEOUT);
         let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
@@ -197,12 +201,13 @@ impl Service {
         relay.carried_by(self.config.relay, self.published_topics.get().map_or(&[], Vec::as_slice))
     }
 
-    /// The loop that applies the events of other services; add a handler for each topic.
-    pub fn consumer<R: UnitOfWork>(&self) -> Consumer<R> {
+    /// The loop that applies the events of other services.
+    pub fn consumer<R: UnitOfWork>(&self, handlers: Handlers<R>) -> Consumer<R> {
+        let _ = self.consumed_topics.set(handlers.topics());
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_HEARTBEAT_TIMEOUT);
-        let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
-        let kafka = self.kafka.subscribe();
-        Consumer::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat)
+        let (db, registry) = (self.db.clone(), self.registry.clone());
+        let loops = (self.wakeups.clone(), heartbeat);
+        Consumer::new(self.name, self.kafka.subscribe(), db, registry, loops, handlers)
     }
 
     /// The heartbeat of a loop of the service's own, which has to beat at least once in every `bound`. Otherwise
@@ -223,8 +228,10 @@ impl Service {
         ChangeFeed::new(self.db.clone(), self.wakeups.clone(), self.draining.clone())
     }
 
-    /// A topic of state to which this service subscribes, to be read from its beginning.
+    /// A topic of state that this service consumes, to be read from its beginning. If it has no handler for the topic,
+    /// [`Handlers::reads`] names it.
     pub fn compacted_topic<E: Event>(&self) -> CompactedTopic<E> {
+        self.snapshot_topics.lock().push(E::topic());
         CompactedTopic::new(self.name, self.kafka.subscribe(), self.registry.clone())
     }
 
@@ -246,8 +253,35 @@ impl Service {
         for Topic { name, .. } in self.published_topics.get().into_iter().flatten() {
             anyhow::ensure!(
                 covered.contains(name),
-                "{name} is published and can't be republished: name it in `Republish::topic_names` of the row that \
+                "{name} is published and can't be republished: name its event in `Republish::Events` of the row that \
                  records its events, and pass that row to `service.republish(…)`"
+            );
+        }
+        Ok(())
+    }
+
+    /// The handlers of this service name every topic that it reads, and it may read each of them: the rights in Kafka
+    /// follow from the handlers, and personal data is read by those alone whom its owner names.
+    ///
+    /// # Errors
+    /// If that is not so.
+    pub(crate) fn ensure_may_consume(&self) -> anyhow::Result<()> {
+        let service = self.name;
+        let consumed = self.consumed_topics.get().map_or(&[][..], Vec::as_slice);
+        for topic in consumed {
+            let Topic { name, publisher, .. } = topic;
+            anyhow::ensure!(
+                topic.admits(service),
+                "{name} has personal data, and {service} is not among its readers: {publisher} has to add \
+                 \"{service}\" to `personal(…)` where the event is declared, or else remove its handler from \
+                 `handlers()`"
+            );
+        }
+        for Topic { name, .. } in &*self.snapshot_topics.lock() {
+            anyhow::ensure!(
+                consumed.iter().any(|topic| topic.name == *name),
+                "{service} reads {name} from its beginning, and its handlers do not name it: add \
+                 `.reads::<…>()` to `handlers()`"
             );
         }
         Ok(())

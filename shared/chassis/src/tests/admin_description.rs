@@ -17,7 +17,7 @@ fn chassis_routes() -> OpenApiRouter {
     let config = migrate::tests::config(nowhere(), nowhere());
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let service = Service::new("till", config, migrate::tests::migrations(1), metrics).unwrap();
-    service.consumer::<Tills>().admin().merge(service.republish([]))
+    service.consumer(Handlers::<Tills>::new()).admin().merge(service.republish([]))
 }
 
 /// The methods and paths that the port of a service describes.

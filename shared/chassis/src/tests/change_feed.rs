@@ -218,7 +218,7 @@ async fn a_committed_command_notifies_subscribers() {
     let fixture = Fixture::<210>::create().await;
     let committed = fixture.wakeups.change_feed.subscribe();
     let (commands, writing) = fixture.commands();
-    commands.execute(counted::<210>("watched", 1), None, count).await.unwrap();
+    commands.execute(once(counted::<210>("watched", 1))).await.unwrap();
     assert!(committed.has_changed().unwrap());
     writing.stop().await;
 }

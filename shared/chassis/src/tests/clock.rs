@@ -113,14 +113,13 @@ async fn a_transaction_that_only_answers_still_commits_to_the_write_ahead_log() 
     };
     let (commands, writing) = fixture.commands();
     let request = counted::<273>("a", 5);
-    let run =
-        || commands.execute(request.clone(), super::commands::idempotent("key", &request), count);
+    let run = || commands.execute(super::commands::idempotent("key", &request));
     assert!(run().await.is_ok());
     let before = locks().await;
     assert!(run().await.is_ok());
     assert_eq!(locks().await, before + 1, "a duplicate of a command");
     let refused = counted::<273>("a", 0);
-    assert!(commands.execute(refused, None, count).await.is_err());
+    assert!(commands.execute(once(refused)).await.is_err());
     assert_eq!(locks().await, before + 1, "a rejection reports that nothing is stored");
     writing.stop().await;
 

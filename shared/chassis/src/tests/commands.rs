@@ -5,7 +5,6 @@ use futures::future::join_all;
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::commands::idempotency::IdempotentRequest;
 
 /// Status and body of the response.
 pub async fn read_response(answer: Result<Reply, Problem>) -> (u16, String) {
@@ -23,8 +22,8 @@ async fn assert_nothing_stored(answer: Result<Reply, Problem>) {
 pub fn idempotent<const TEST: u32>(
     key: &str,
     request: &Counted<TEST>,
-) -> Option<IdempotentRequest> {
-    Some(IdempotentRequest::new(format!("/tills/{}/counts", request.till), key, request))
+) -> Idempotent<Counted<TEST>> {
+    Idempotent::new(&format!("/tills/{}/counts", request.till), key, request.clone())
 }
 
 #[tokio::test]
@@ -33,10 +32,10 @@ async fn a_single_command_is_committed_at_once_and_queued_commands_share_a_trans
     let (commands, writing) = fixture.commands();
     // The row of one command is locked. The command waits in a batch of its own.
     let lock = fixture.lock_tally("locked").await;
-    let stuck = commands.execute(counted::<201>("locked", 1), None, count);
+    let stuck = commands.execute(once(counted::<201>("locked", 1)));
     let alone = async {
         fixture.wait_for_blocked(1).await;
-        commands.execute(counted::<201>("alone", 1), None, count).await.unwrap();
+        commands.execute(once(counted::<201>("alone", 1))).await.unwrap();
         lock.commit().await.unwrap();
     };
     let (stuck, ()) = tokio::join!(stuck, alone);
@@ -45,7 +44,7 @@ async fn a_single_command_is_committed_at_once_and_queued_commands_share_a_trans
     // On one thread, all of these are queued before an executor wakes.
     let many = join_all((0..100).map(|nth| {
         let request = counted::<201>(&format!("till {nth}"), 1);
-        commands.execute(request, None, count)
+        commands.execute(once(request))
     }));
     assert!(many.await.iter().all(Result::is_ok));
     let transactions = "select count(distinct xmin::text) from tallies where till like 'till %'";
@@ -57,7 +56,7 @@ async fn a_single_command_is_committed_at_once_and_queued_commands_share_a_trans
 async fn commands_yield_to_a_busy_consumer_and_do_not_wait_for_a_stuck_one() {
     let fixture = Fixture::<212>::create().await;
     let (commands, writing) = fixture.commands();
-    let run = |name| commands.execute(counted::<212>(name, 1), None, count);
+    let run = |name| commands.execute(once(counted::<212>(name, 1)));
     fixture.wakeups.consumer_backpressure.report_busy(true);
     let began = Instant::now();
     run("while it is stuck").await.unwrap();
@@ -84,9 +83,7 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
     let request = counted::<203>("a", 5);
     for (nth, cut) in [ProxyMode::DropCommitReply, ProxyMode::DropCommit].into_iter().enumerate() {
         proxy.set_mode(cut);
-        let answer = commands
-            .execute(request.clone(), idempotent(&format!("key {nth}"), &request), count)
-            .await;
+        let answer = commands.execute(idempotent(&format!("key {nth}"), &request)).await;
         assert_eq!(*proxy.mode.borrow(), ProxyMode::PassThrough, "a commit was cut");
         let total = 5 * (nth as i64 + 1);
         let (status, body) = read_response(answer).await;
@@ -95,28 +92,18 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
         assert_eq!(fixture.count("chassis.outbox").await, nth as i64 + 1);
     }
 
-    // A generated key has the same effect as a key of the client.
-    proxy.set_mode(ProxyMode::DropCommitReply);
-    let generated_key = IdempotentRequest::with_generated_key("/tills/a/counts", &request);
-    let (status, body) =
-        read_response(commands.execute(request.clone(), Some(generated_key), count).await).await;
-    assert_eq!((status, body.contains(r#""total":15"#)), (201, true), "{body}");
-    assert_eq!(fixture.tallies().await["a"], (3, 15));
-
     // An unsettled outcome is reported as unknown. A retry with the same key gets it later.
     proxy.set_mode(ProxyMode::DropCommitReplyAndRefuse);
     let began = Instant::now();
-    let answer = commands.execute(request.clone(), idempotent("unsettled", &request), count).await;
+    let answer = commands.execute(idempotent("unsettled", &request)).await;
     let (status, problem) = read_response(answer).await;
     assert!(status == 503 && problem.contains("outcome-unknown"), "{status} {problem}");
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     proxy.set_mode(ProxyMode::PassThrough);
-    let (status, body) = read_response(
-        commands.execute(request.clone(), idempotent("unsettled", &request), count).await,
-    )
-    .await;
-    assert_eq!((status, body.contains(r#""total":20"#)), (201, true), "{body}");
-    assert_eq!(fixture.tallies().await["a"], (4, 20));
+    let (status, body) =
+        read_response(commands.execute(idempotent("unsettled", &request)).await).await;
+    assert_eq!((status, body.contains(r#""total":15"#)), (201, true), "{body}");
+    assert_eq!(fixture.tallies().await["a"], (3, 15));
     writing.stop().await;
 }
 
@@ -125,18 +112,15 @@ async fn a_rejection_after_an_interrupted_commit_does_not_prove_that_nothing_was
     let fixture = Fixture::<214>::create().await;
     let (proxied, proxy) = fixture.with_database_proxy().await;
     let (commands, writing) = proxied.commands();
-    let open_once = |request: &Counted<214>, tills: &mut Tills, at: HandlerContext| match tills
-        .tallies
-        .get("a")
-    {
+    let open_once: DecideFn<214, _> = |request, tills, at| match tills.tallies.get("a") {
         Some(_) => Err(Problem::conflict("open", "the till is open")),
-        None => count(request, tills, at),
+        None => request.decide(tills, at),
     };
     proxy.set_mode(ProxyMode::DropCommitReply);
-    let answer = commands.execute(counted::<214>("a", 5), None, open_once).await;
+    let answer = commands.execute(once(Deciding(counted("a", 5), open_once))).await;
     let (status, problem) = read_response(answer).await;
     assert!(status == 503 && problem.contains("outcome-unknown"), "{status} {problem}");
-    let answer = commands.execute(counted::<214>("a", 5), None, open_once).await;
+    let answer = commands.execute(once(Deciding(counted("a", 5), open_once))).await;
     assert_eq!(read_response(answer).await.0, 409, "nothing is in doubt any more");
     writing.stop().await;
 }
@@ -146,21 +130,21 @@ async fn without_the_database_a_command_fails_in_time_and_reports_that_nothing_w
     let fixture = Fixture::<204>::create().await;
     let (proxied, proxy) = fixture.with_database_proxy().await;
     let (commands, writing) = proxied.commands();
-    commands.execute(counted::<204>("a", 1), None, count).await.unwrap();
+    commands.execute(once(counted::<204>("a", 1))).await.unwrap();
     for (nth, away) in [ProxyMode::Refuse, ProxyMode::Blackhole].into_iter().enumerate() {
         proxy.set_mode(away);
         let began = Instant::now();
-        assert_nothing_stored(commands.execute(counted::<204>("a", 1), None, count).await).await;
+        assert_nothing_stored(commands.execute(once(counted::<204>("a", 1))).await).await;
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
         proxy.set_mode(ProxyMode::PassThrough);
-        commands.execute(counted::<204>("a", 1), None, count).await.unwrap();
+        commands.execute(once(counted::<204>("a", 1))).await.unwrap();
         assert_eq!(fixture.tallies().await["a"], (nth as i64 + 2, nth as i64 + 2));
     }
 
     // The same in the middle of a transaction, which only the timeout of the attempt ends.
     let lock = fixture.lock_tally("a").await;
     let began = Instant::now();
-    let (answer, ()) = tokio::join!(commands.execute(counted::<204>("a", 1), None, count), async {
+    let (answer, ()) = tokio::join!(commands.execute(once(counted::<204>("a", 1))), async {
         fixture.wait_for_blocked(1).await;
         proxy.set_mode(ProxyMode::Blackhole);
     });
@@ -169,7 +153,7 @@ async fn without_the_database_a_command_fails_in_time_and_reports_that_nothing_w
     lock.rollback().await.unwrap();
     proxy.set_mode(ProxyMode::PassThrough);
     eventually("commands are served again", async || {
-        commands.execute(counted::<204>("a", 1), None, count).await.is_ok()
+        commands.execute(once(counted::<204>("a", 1))).await.is_ok()
     })
     .await;
     assert_eq!(fixture.tallies().await["a"], (4, 4));
@@ -181,9 +165,9 @@ async fn executors_replace_a_connection_that_stopped_responding() {
     let fixture = Fixture::<208>::create().await;
     let (proxied, proxy) = fixture.with_database_proxy().await;
     let (commands, writing) = proxied.commands();
-    commands.execute(counted::<208>("a", 1), None, count).await.unwrap();
+    commands.execute(once(counted::<208>("a", 1))).await.unwrap();
     let lock = fixture.lock_tally("a").await;
-    let (answer, ()) = tokio::join!(commands.execute(counted::<208>("a", 1), None, count), async {
+    let (answer, ()) = tokio::join!(commands.execute(once(counted::<208>("a", 1))), async {
         fixture.wait_for_blocked(1).await;
         proxy.set_mode(ProxyMode::Blackhole);
     });
@@ -192,7 +176,7 @@ async fn executors_replace_a_connection_that_stopped_responding() {
     // New connections pass. The old connection transfers nothing more.
     proxy.set_mode(ProxyMode::PassThrough);
     eventually("commands are served again", async || {
-        commands.execute(counted::<208>("a", 1), None, count).await.is_ok()
+        commands.execute(once(counted::<208>("a", 1))).await.is_ok()
     })
     .await;
     writing.stop().await;
@@ -205,11 +189,11 @@ async fn commands_beyond_the_queue_limit_are_rejected_at_once_and_not_stored() {
     let (commands, writers) =
         command_channel(fixture.service, fixture.db.clone(), fixture.wakeups.clone(), beat);
     // No executor runs yet: the queue only fills.
-    let waiting = (0..4_096).map(|_| commands.execute(counted::<205>("waiting", 1), None, count));
+    let waiting = (0..4_096).map(|_| commands.execute(once(counted::<205>("waiting", 1))));
     let waiting = join_all(waiting);
     let more = async {
         let began = Instant::now();
-        assert_nothing_stored(commands.execute(counted::<205>("more", 1), None, count).await).await;
+        assert_nothing_stored(commands.execute(once(counted::<205>("more", 1))).await).await;
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
         RunningLoop::start(|stop| writers.run(stop))
     };
@@ -233,7 +217,7 @@ async fn a_command_that_panics_or_that_the_database_rejects_is_a_500_for_its_cal
     let amounts = [1, 1, -1, 1, 1_000_000, 1, 1];
     let answers = join_all(amounts.iter().enumerate().map(|(nth, amount)| {
         let request = counted::<206>(&format!("till {nth}"), *amount);
-        commands.execute(request, None, count)
+        commands.execute(once(request))
     }));
     let answers: Vec<u16> = answers.await.iter().map(|answer| status(answer).as_u16()).collect();
     assert_eq!(answers, [201, 201, 500, 201, 500, 201, 201]);
@@ -246,12 +230,13 @@ async fn a_command_that_panics_or_that_the_database_rejects_is_a_500_for_its_cal
 async fn a_command_rejected_after_it_changed_rows_is_a_500_and_not_stored() {
     let fixture = Fixture::<225>::create().await;
     let (commands, writing) = fixture.commands();
-    let half_done = commands.execute(counted::<225>("a", 5), None, |_, tills, _| {
+    let refuses_late: DecideFn<225, ()> = |_, tills, _| {
         tills.add("a", 5);
         Err(Problem::invalid("amount", "is not taken"))
-    });
+    };
+    let half_done = commands.execute(once(Deciding(counted("a", 5), refuses_late)));
     let (half_done, whole) =
-        tokio::join!(half_done, commands.execute(counted::<225>("b", 7), None, count));
+        tokio::join!(half_done, commands.execute(once(counted::<225>("b", 7))));
     assert_eq!(
         (status(&half_done), status(&whole)),
         (500.try_into().unwrap(), 201.try_into().unwrap())
@@ -264,14 +249,15 @@ async fn a_command_rejected_after_it_changed_rows_is_a_500_and_not_stored() {
 async fn a_command_that_needs_an_unrequested_row_or_publishes_to_a_foreign_topic_is_a_500() {
     let fixture = Fixture::<226>::create().await;
     let (commands, writing) = fixture.commands();
-    let unnamed = commands.execute(counted::<226>("a", 1), None, |request, tills, _| {
-        Ok(Reply::ok(&tills.add("another", request.amount)))
-    });
-    let of_another = commands.execute(counted::<226>("b", 2), None, |request, tills, _| {
+    let adds_to_another: DecideFn<226, ()> =
+        |request, tills, _| Ok(accepted(tills.add("another", request.amount).into()));
+    let unnamed = commands.execute(once(Deciding(counted("a", 1), adds_to_another)));
+    let publishes_to_another: DecideFn<226, _> = |request, tills, _| {
         tills.add(&request.till, request.amount);
-        Ok(Reply::ok(&()).with_event(Some(counted::<1>("b", 2))))
-    });
-    let good = commands.execute(counted::<226>("c", 3), None, count);
+        Ok(accepted(().into()).publishing(Some(counted::<1>("b", 2))))
+    };
+    let of_another = commands.execute(once(Deciding(counted("b", 2), publishes_to_another)));
+    let good = commands.execute(once(counted::<226>("c", 3)));
     let (unnamed, of_another, good) = tokio::join!(unnamed, of_another, good);
     let answers = [unnamed, of_another, good].map(|answer| status(&answer).as_u16());
     assert_eq!(answers, [500, 500, 201]);
@@ -293,7 +279,7 @@ async fn a_locked_row_delays_only_the_commands_that_need_it() {
     // All are queued before an executor runs, so they share a batch.
     let names_of_tills =
         (0..12).map(|nth| if nth < 8 { "held".into() } else { format!("till {nth}") });
-    let run = |name: String| commands.execute(counted::<227>(&name, 1), None, count);
+    let run = |name: String| commands.execute(once(counted::<227>(&name, 1)));
     let all = join_all(names_of_tills.map(run));
     let start = async { RunningLoop::start(|stop| writers.run(stop)) };
     let (answers, writing) = tokio::join!(all, start);

@@ -167,20 +167,17 @@ async fn a_whole_topic_replayed_from_offset_0_changes_nothing() {
 
 #[test]
 fn an_event_of_another_service_is_rejected_as_an_answer() {
+    let now = chrono::Utc::now();
+    let at = HandlerContext { now, event_id: Uuid::now_v7(), causation_id: None };
     let answered = |service| {
         let handler = |received: &Counted<1>, _: &mut Tills, _: HandlerContext| {
             Ok(Some(Tallied::<2> { till: received.till.clone(), total: received.amount }))
         };
         let event = counted::<1>("a", 1);
         let received = BoundHandler { service, event, handler, on_discard: None };
-        let at = HandlerContext {
-            now: chrono::Utc::now(),
-            event_id: Uuid::now_v7(),
-            causation_id: None,
-        };
         catch_panic(|| received.decide(&mut Tills::default(), at))
     };
-    assert!(answered(names(2).service).unwrap().unwrap().is_some());
+    assert_eq!(answered(names(2).service).unwrap().unwrap().with_ids(at).count(), 1);
     let because = answered(names(1).service).unwrap_err();
     assert!(because.ends_with(&format!("and not by {}", names(1).service)), "{because}");
 }
@@ -200,8 +197,7 @@ impl Event for Labelled {
     fn topic() -> &'static Topic {
         static TOPIC: LazyLock<Topic> = LazyLock::new(|| {
             let service = names(12).service;
-            let subscribers = vec![service].leak();
-            Topic::new("till.labels", service, subscribers, 3, Retention::Compact, LABELLED_SCHEMA)
+            Topic::new("till.labels", service, LABELLED_SCHEMA).compacted()
         });
         &TOPIC
     }
@@ -237,7 +233,8 @@ async fn a_compacted_topic_needs_no_inbox_because_versions_guard_it() {
         let topic = Labelled::topic().name.to_string();
         OwnedMessage::new(record, None, topic, Timestamp::NotAvailable, 0, offset, headers)
     };
-    let stepped = SteppedConsumer::new(fixture.consumer().on(label), fixture.group_client());
+    let consumer = fixture.consumer_of(fixture.handlers().on(label));
+    let stepped = SteppedConsumer::new(consumer, fixture.group_client());
     let all: Vec<_> = (1..=3).map(|version| message(version, version)).collect();
     for batch in [vec![all[0].clone(), all[2].clone()], all.clone(), vec![all[1].clone()], all] {
         stepped.handle(batch).await;

@@ -7,7 +7,7 @@ use super::*;
 use crate::db;
 use crate::kafka::record::schema_id;
 use crate::transaction::events::apply_events;
-use crate::transaction::failure::Reaction;
+use crate::transaction::failure::Next;
 use crate::transaction::incoming_record::Content;
 
 /// A faulty publisher gives one id to two events, for example the id of the aggregate.
@@ -41,10 +41,10 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
         let mut tx = db::begin(&fixture.db).await.unwrap();
         let now = db::now(&mut tx).await.unwrap();
         let applied = apply_events(&mut tx, &items, now, true, 1).await;
-        match applied.map_err(|error| error.reaction(2, true)) {
+        match applied.map_err(|failure| failure.next(2, true, 0)) {
             Ok(applied) => assert!(is_duplicate && applied.has_duplicates()),
             // In a separate transaction the second one finds the entry of the first, and becomes a dead letter.
-            Err(reaction) => assert!(!is_duplicate && matches!(reaction, Reaction::Race(_))),
+            Err(next) => assert!(!is_duplicate && next == Next::Race),
         }
     }
     // The event has two dead letters. Discarding both writes it off once.

@@ -67,8 +67,7 @@ pub fn names(test: u32) -> &'static Names {
         let service: &'static str = format!("till-{run}").leak();
         let topic = |event: &str, schema| {
             let name = format!("till.{event}.{run}").leak();
-            let (subscribers, kept) = (vec![service].leak(), Retention::Days(1));
-            &*Box::leak(Box::new(Topic::new(name, service, subscribers, 3, kept, schema)))
+            &*Box::leak(Box::new(Topic::new(name, service, schema).days(1)))
         };
         let (counted, tallied) =
             (topic("counted", COUNTED_SCHEMA), topic("tallied", TALLIED_SCHEMA));
@@ -109,8 +108,8 @@ pub async fn publish_in(tx: &mut PgTransaction<'static>, events: &[Envelope]) {
 impl UnitOfWork for Tills {
     type Keys = BTreeSet<String>;
 
-    async fn load(tx: &mut PgConnection, keys: Self::Keys) -> sqlx::Result<Tills> {
-        Ok(Tills { tallies: Table::lock(tx, keys).await? })
+    async fn load(loader: &mut Loader<'_>, keys: Self::Keys) -> sqlx::Result<Tills> {
+        Ok(Tills { tallies: loader.lock(keys).await? })
     }
 
     fn save(&self, writes: &mut WriteBatch<'_>) {
@@ -171,19 +170,59 @@ pub fn discard_impact<const TEST: u32>(counted: &Counted<TEST>, tills: &Tills) -
 }
 
 /// The command of a client → `till.counted`. An amount of 0 is refused, and a negative amount panics.
-pub fn count<const TEST: u32>(
-    request: &Counted<TEST>,
-    tills: &mut Tills,
-    _: HandlerContext,
-) -> Result<Reply, Problem> {
-    match request.amount {
-        0 => Err(Problem::invalid("amount", "It must not be 0.")),
-        amount if amount < 0 => panic!("a till can't owe {amount}"),
-        amount => {
-            let total = tills.add(&request.till, amount);
-            let answer = serde_json::json!({ "till": request.till, "total": total });
-            let location = format!("/tills/{}", request.till);
-            Ok(Reply::created(location, &answer).with_event(Some(request.clone())))
+impl<const TEST: u32> Command for Counted<TEST> {
+    type Aggregate = Tills;
+    type Output = serde_json::Value;
+    type Event = Counted<TEST>;
+    type Refusal = Problem;
+
+    fn decide(&self, tills: &mut Tills, _: HandlerContext) -> Decision<Self> {
+        match self.amount {
+            0 => Err(Problem::invalid("amount", "It must not be 0.")),
+            amount if amount < 0 => panic!("a till can't owe {amount}"),
+            amount => {
+                let total = tills.add(&self.till, amount);
+                let answer = serde_json::json!({ "till": self.till, "total": total });
+                let location = format!("/tills/{}", self.till);
+                Ok(Self::created(location, answer).publishing(Some(self.clone())))
+            }
         }
     }
+}
+
+/// The same command with a decision of its own.
+pub struct Deciding<const TEST: u32, E, R = Tills>(pub Counted<TEST>, pub DecideFn<TEST, E, R>);
+
+pub type DecideFn<const TEST: u32, E, R = Tills> =
+    fn(&Counted<TEST>, &mut R, HandlerContext) -> Result<Accepted<serde_json::Value, E>, Problem>;
+
+impl<const TEST: u32, E, R: Loads<Counted<TEST>>> Loads<Deciding<TEST, E, R>> for R {
+    fn keys(Deciding(counted, _): &Deciding<TEST, E, R>, keys: &mut R::Keys) {
+        <R as Loads<Counted<TEST>>>::keys(counted, keys);
+    }
+}
+
+impl<const TEST: u32, E, R> Command for Deciding<TEST, E, R>
+where
+    E: Outcome + 'static,
+    R: Loads<Counted<TEST>>,
+{
+    type Aggregate = R;
+    type Output = serde_json::Value;
+    type Event = E;
+    type Refusal = Problem;
+
+    fn decide(&self, rows: &mut R, context: HandlerContext) -> Decision<Self> {
+        (self.1)(&self.0, rows, context)
+    }
+}
+
+/// A command without a key.
+pub fn once<C: Command>(command: C) -> Idempotent<C> {
+    Idempotent::without_key(command)
+}
+
+/// The decision to accept, with nothing to publish.
+pub fn accepted<E>(output: serde_json::Value) -> Accepted<serde_json::Value, E> {
+    Accepted { output, event: None, location: None }
 }

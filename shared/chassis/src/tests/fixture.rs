@@ -148,19 +148,28 @@ impl<const TEST: u32> Fixture<TEST> {
         SteppedSender::new(sender, self.db.acquire().await.unwrap())
     }
 
-    pub fn consumer_without_handlers(&self) -> Consumer<Tills> {
-        self.consumer_with(watch::channel(self.config.kafka.clone()).1)
+    /// A consumer with these handlers alone.
+    pub fn consumer_of<R: UnitOfWork>(&self, handlers: Handlers<R>) -> Consumer<R> {
+        self.consumer_with(watch::channel(self.config.kafka.clone()).1, handlers)
     }
 
-    /// A consumer without handlers whose settings of Kafka may change.
-    pub fn consumer_with(&self, kafka: watch::Receiver<KafkaConfig>) -> Consumer<Tills> {
+    /// The same, whose settings of Kafka may change.
+    pub fn consumer_with<R: UnitOfWork>(
+        &self,
+        kafka: watch::Receiver<KafkaConfig>,
+        handlers: Handlers<R>,
+    ) -> Consumer<R> {
         let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
-        let (db, wake) = (self.db.clone(), self.wakeups.clone());
-        Consumer::new(self.service, kafka, db, self.registry(), wake, beat)
+        let loops = (self.wakeups.clone(), beat);
+        Consumer::new(self.service, kafka, self.db.clone(), self.registry(), loops, handlers)
+    }
+
+    pub fn handlers(&self) -> Handlers<Tills> {
+        Handlers::new().on_with(tally::<TEST>, discard_impact::<TEST>)
     }
 
     pub fn consumer(&self) -> Consumer<Tills> {
-        self.consumer_without_handlers().on(tally::<TEST>).on_discard(discard_impact::<TEST>)
+        self.consumer_of(self.handlers())
     }
 
     pub fn start_consumer(&self) -> RunningLoop {
@@ -174,6 +183,11 @@ impl<const TEST: u32> Fixture<TEST> {
 
     /// The command queue and the loop that executes its commands.
     pub fn commands(&self) -> (Commands<Tills>, RunningLoop) {
+        self.commands_of()
+    }
+
+    /// The same on other rows.
+    pub fn commands_of<R: UnitOfWork>(&self) -> (Commands<R>, RunningLoop) {
         let beat = Heartbeats::default().register("command executor", TEST_TIMEOUT);
         let (commands, writers) =
             command_channel(self.service, self.db.clone(), self.wakeups.clone(), beat);

@@ -24,6 +24,7 @@ async fn an_event_is_shown_with_its_attempts_and_with_its_dead_letters() {
         ids[0], ids[1], ids[2]
     );
     let answer = get(&admin, &path).await;
+    assert_eq!(answer["topics"], json!([names(610).counted.name]));
     let events = answer["events"].as_array().unwrap();
     let shown: Vec<&str> = events.iter().map(|event| event["event_id"].as_str().unwrap()).collect();
     assert_eq!(

@@ -14,20 +14,19 @@ use crate::db;
 async fn a_concurrent_duplicate_gets_the_same_answer_though_alone_it_would_be_rejected() {
     let fixture = Fixture::<218>::create().await;
     let (commands, writing) = fixture.commands();
-    let only_once = |request: &Counted<218>, tills: &mut Tills, at| match tills
-        .tallies
-        .get(&request.till)
-        .is_some_and(|tally| tally.counted > 0)
-    {
-        true => Err(Problem::invalid("till", "it was counted into before")),
-        false => count(request, tills, at),
+    let only_once: DecideFn<218, _> = |request, tills, at| {
+        let counted = tills.tallies.get(&request.till).map_or(0, |tally| tally.counted);
+        match counted > 0 {
+            true => Err(Problem::invalid("till", "it was counted into before")),
+            false => request.decide(tills, at),
+        }
     };
     fixture.execute_as_superuser("insert into tallies values ('a', 0, 0)").await;
     let lock = fixture.lock_tally("a").await;
     let request = counted::<218>("a", 5);
     let run = async || {
         read_response(
-            commands.execute(request.clone(), idempotent("key", &request), only_once).await,
+            commands.execute(idempotent("key", &request).map(|it| Deciding(it, only_once))).await,
         )
         .await
     };
@@ -51,7 +50,7 @@ async fn many_commands_with_the_same_key_have_one_effect_and_are_answered_togeth
     fixture.execute_as_superuser("create extension pg_stat_statements").await;
     let (commands, writing) = fixture.commands();
     let request = counted::<233>("a", 5);
-    let run = |_| commands.execute(request.clone(), idempotent("key", &request), count);
+    let run = |_| commands.execute(idempotent("key", &request));
     let answers = join_all(join_all((0..200).map(run)).await.into_iter().map(read_response)).await;
     assert_eq!(answers[0].0, 201);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
@@ -69,18 +68,20 @@ async fn an_unexpected_duplicate_gets_the_stored_answer_though_it_would_now_be_d
     fixture.execute_as_superuser("create extension pg_stat_statements").await;
     let (commands, writing) = fixture.commands();
     // The first time the command counts. A second decision would count again, refuse, panic, or be too much.
-    let by_name = |request: &Counted<234>, tills: &mut Tills, at| {
+    let by_name: DecideFn<234, _> = |request, tills, at| {
         let first = tills.tallies.get(&request.till).is_none();
         match request.till.as_str() {
             "refused" if !first => Err(Problem::invalid("till", "it was counted into before")),
             "panics" if !first => panic!("it was counted into before"),
-            _ => count(request, tills, at),
+            _ => request.decide(tills, at),
         }
     };
     let run = async |name: &str, amount| {
         let request = counted::<234>(name, amount);
-        read_response(commands.execute(request.clone(), idempotent(name, &request), by_name).await)
-            .await
+        read_response(
+            commands.execute(idempotent(name, &request).map(|it| Deciding(it, by_name))).await,
+        )
+        .await
     };
     let fresh = async |of: &str, nths: Range<u32>| {
         for nth in nths {
@@ -146,8 +147,7 @@ async fn the_same_key_gets_the_same_answer_and_has_one_effect() {
     let fixture = Fixture::<202>::create().await;
     let (commands, writing) = fixture.commands();
     let run = async |key: &str, request: &Counted<202>| {
-        read_response(commands.execute(request.clone(), idempotent(key, request), count).await)
-            .await
+        read_response(commands.execute(idempotent(key, request)).await).await
     };
     let (five, six) = (counted("a", 5), counted("a", 6));
     let first = run("key", &five).await;

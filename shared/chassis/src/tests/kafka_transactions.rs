@@ -128,9 +128,8 @@ impl Event for Charged {
     fn topic() -> &'static Topic {
         static TOPIC: LazyLock<Topic> = LazyLock::new(|| {
             let service = names(24).service;
-            let (name, subscribers) = (format!("{service}.charged").leak(), vec![service].leak());
-            Topic::new(name, service, subscribers, 3, Retention::Days(1), CHARGED_SCHEMA)
-                .read_committed()
+            let name = format!("{service}.charged").leak();
+            Topic::new(name, service, CHARGED_SCHEMA).days(1).read_committed()
         });
         &TOPIC
     }
@@ -164,7 +163,7 @@ async fn in_a_read_committed_topic_only_committed_records_have_an_effect() {
         let (name, time) = (topic.name.to_string(), Timestamp::NotAvailable);
         OwnedMessage::new(Some(payload), None, name, time, 0, 0, headers)
     };
-    let consumer = fixture.consumer().on(charge);
+    let consumer = fixture.consumer_of(fixture.handlers().on(charge));
     let group = consumer.lag();
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
     let publisher = TransactionalProducer::new(&fixture);

@@ -140,7 +140,7 @@ async fn a_partition_paused_when_a_rebalance_revoked_it_is_read_once_it_is_assig
 async fn a_group_with_a_missing_topic_has_not_caught_up() {
     let fixture = Fixture::<18>::create().await;
     fixture.create_topic(names(18).counted, &[]).await;
-    let consumer = fixture.consumer().on(ignore_tallied::<18>);
+    let consumer = fixture.consumer_of(fixture.handlers().on(ignore_tallied::<18>));
     let group = consumer.lag();
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
     let until = Instant::now() + 3 * QUIET_PERIOD;

@@ -256,7 +256,7 @@ async fn without_the_registry_events_are_stored_and_later_published_in_their_own
     proxy.set_mode(ProxyMode::Refuse);
     let relaying = away.start_relay();
     let (commands, writing) = away.commands();
-    let answer = commands.execute(counted::<106>("a", 1), None, count).await;
+    let answer = commands.execute(once(counted::<106>("a", 1))).await;
     assert_eq!(status(&answer), StatusCode::CREATED);
 
     // A newer replica writes with a schema that this relay was not built with.

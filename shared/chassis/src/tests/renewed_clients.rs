@@ -16,7 +16,7 @@ async fn clients_with_changed_settings_are_replaced_and_each_event_is_sent_once_
     let kafka = watch::Sender::new(there.config.kafka.clone());
     let relay = there.relay_with(kafka.subscribe());
     let relaying = RunningLoop::start(|stop| relay.run(stop));
-    let consumer = there.consumer_with(kafka.subscribe()).on(tally::<280>);
+    let consumer = there.consumer_with(kafka.subscribe(), Handlers::new().on(tally::<280>));
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
     let done = Arc::new(AtomicBool::new(false));
     let (publisher, is_done) = (there.clone(), done.clone());

@@ -70,8 +70,7 @@ version!(newer, NEWER_SCHEMA, [Coins, Vouchers, Notes, Unknown], [by: String]);
 fn changed_topic(schema: &'static str) -> Topic {
     static NAME: LazyLock<String> =
         LazyLock::new(|| format!("till.changed.{}", Uuid::now_v7().simple()));
-    let subscribers = vec![names(501).service, names(502).service].leak();
-    Topic::new(&NAME, names(501).service, subscribers, 3, Retention::Days(1), schema)
+    Topic::new(&NAME, names(501).service, schema).days(1)
 }
 
 fn from_older(nth: i64) -> older::Changed {
@@ -100,8 +99,8 @@ async fn an_older_relay_publishes_what_a_newer_replica_wrote_and_each_version_re
         service.register_schema(newer, NEWER_SCHEMA).await,
     ];
     assert_ne!(ids[0], ids[1]);
-    let old_reader = service.consumer_without_handlers().on(older::tally);
-    let new_reader = neighbour.consumer_without_handlers().on(newer::tally);
+    let old_reader = service.consumer_of(Handlers::new().on(older::tally));
+    let new_reader = neighbour.consumer_of(Handlers::new().on(newer::tally));
     let readers = [
         RunningLoop::start(|stop| old_reader.run(stop)),
         RunningLoop::start(|stop| new_reader.run(stop)),

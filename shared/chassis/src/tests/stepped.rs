@@ -10,21 +10,21 @@ use crate::consumer::batch::BatchRunner;
 use crate::outbox::sender::OutboxSender;
 
 /// A consumer that handles the batches that a test gives it.
-pub struct SteppedConsumer<Last = ()> {
-    pub consumer: Consumer<Tills, Last>,
+pub struct SteppedConsumer<R: UnitOfWork = Tills> {
+    pub consumer: Consumer<R>,
     pub client: Arc<StreamConsumer<GroupContext>>,
     pub stop: CancellationToken,
 }
 
-impl<Last> SteppedConsumer<Last> {
+impl<R: UnitOfWork> SteppedConsumer<R> {
     pub fn new(
-        consumer: Consumer<Tills, Last>,
+        consumer: Consumer<R>,
         client: Arc<StreamConsumer<GroupContext>>,
-    ) -> SteppedConsumer<Last> {
+    ) -> SteppedConsumer<R> {
         SteppedConsumer { consumer, client, stop: CancellationToken::new() }
     }
 
-    pub fn batches(&self) -> BatchRunner<'_, Tills> {
+    pub fn batches(&self) -> BatchRunner<'_, R> {
         BatchRunner::new(&self.consumer.resources, &self.client, &self.stop)
     }
 

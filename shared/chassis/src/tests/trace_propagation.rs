@@ -21,7 +21,7 @@ async fn the_trace_of_a_command_continues_through_kafka_into_the_published_answe
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let (parent, state) = (format!("00-{trace}-00f067aa0ba902b7-01"), "rojo=1,congo=t61rcWkgMzE");
     let caller = telemetry::parse_trace(Some(&parent), Some(state));
-    commands.execute(counted::<301>("a", 1), None, count).with_context(caller).await.unwrap();
+    commands.execute(once(counted::<301>("a", 1))).with_context(caller).await.unwrap();
     eventually("the answer is published", async || {
         !fixture.records(names(301).tallied).await.is_empty()
     })
@@ -70,7 +70,7 @@ async fn the_log_of_a_command_and_of_a_dead_letter_names_the_trace_and_what_each
     let request = telemetry::parse_trace(Some(&request), None).with_value(Labels::default());
     let command = async {
         label_request("till", "a");
-        commands.execute(counted::<302>("a", -1), None, count).await
+        commands.execute(once(counted::<302>("a", -1))).await
     };
     command.with_context(request).await.unwrap_err();
     writing.stop().await;

@@ -15,9 +15,8 @@ use crate::event::{HandlerContext, Unprocessable};
 use crate::flow::wakeups::Wakeups;
 use crate::inbox;
 use crate::outbox::Envelope;
-use crate::telemetry;
 use crate::transaction::decisions::DecisionAges;
-use crate::transaction::failure::ApplyError;
+use crate::transaction::failure::Failure;
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::transaction::{self, DedupKey, WorkItem};
 use crate::unit_of_work::UnitOfWork;
@@ -45,7 +44,7 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
     async fn find_duplicates(
         tx: &mut PgConnection,
         items: &[Self],
-    ) -> Result<HashMap<usize, Option<Context>>, ApplyError> {
+    ) -> Result<HashMap<usize, Option<Context>>, Failure> {
         let keys = items.iter().filter_map(IncomingRecord::inbox_key);
         let topics = inbox::topics_of(tx, keys.map(|(event_id, _)| event_id).collect()).await?;
         let mut duplicates = HashMap::new();
@@ -55,7 +54,7 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
             if known != topic {
                 let detail = format!("its id is that of an event of {known}");
                 let reason = DeadLetterReason::unprocessable(detail);
-                return Err(ApplyError::Undecidable(nth, reason));
+                return Err(Failure::Undecidable(nth, reason));
             }
             duplicates.insert(nth, None);
         }
@@ -66,25 +65,18 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
         &self,
         rows: &mut R,
         now: DateTime<Utc>,
-    ) -> Result<(Option<Context>, Option<Envelope>), Unprocessable> {
-        let Content::Event(topic, handler) = &self.content else { return Ok((None, None)) };
+    ) -> Result<(Option<Context>, Vec<Envelope>), Unprocessable> {
+        let Content::Event(topic, handler) = &self.content else { return Ok((None, Vec::new())) };
         let span = self.span(topic);
         let causation_id = self.event_id;
         let event_id = causation_id.map_or_else(Uuid::now_v7, |cause| handler.response_id(cause));
+        let context = HandlerContext { now, event_id, causation_id };
         let current = span.with_value(self.labels()).attach();
-        let event = handler.decide(rows, HandlerContext { now, event_id, causation_id });
+        let events = handler.decide(rows, context);
         drop(current);
-        let event = event.inspect_err(|_| span.span().set_status(Status::error("")))?;
-        let (traceparent, tracestate) = telemetry::trace_headers(&span);
-        let envelope = event.map(|event| Envelope {
-            event,
-            event_id,
-            traceparent: Some(traceparent),
-            tracestate,
-            causation_id,
-            occurred_at: now,
-        });
-        Ok((Some(span), envelope))
+        let events = events.inspect_err(|_| span.span().set_status(Status::error("")))?;
+        let envelopes = Envelope::of_decision(events, context, &span);
+        Ok((Some(span), envelopes))
     }
 
     fn store_keys(
@@ -121,7 +113,7 @@ pub(crate) async fn apply_events<R: UnitOfWork>(
     now: DateTime<Utc>,
     expects_duplicates: bool,
     attempts: i32,
-) -> Result<AppliedEvents, ApplyError> {
+) -> Result<AppliedEvents, Failure> {
     let started_at = Instant::now();
     let applied = transaction::apply(tx, items, now, expects_duplicates, attempts).await?;
     let (publishes, ages) = (applied.publishes, applied.ages);

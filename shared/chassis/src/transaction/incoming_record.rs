@@ -1,5 +1,7 @@
 //! A record on its way into a transaction, with the handler of its event.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use opentelemetry::trace::{SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
@@ -8,7 +10,7 @@ use uuid::Uuid;
 
 use crate::dead_letter::DeadLetterReason;
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::event::{HandlerContext, Outgoing, Retention, Topic, Unprocessable};
+use crate::event::{HandlerContext, OutgoingEvents, Retention, Topic, Unprocessable};
 use crate::telemetry;
 use crate::telemetry::labels::Labels;
 use crate::unit_of_work::UnitOfWork;
@@ -17,13 +19,13 @@ use crate::unit_of_work::UnitOfWork;
 /// discarding it.
 pub(crate) trait EventHandler<R: UnitOfWork>: Send + Sync {
     fn keys(&self, keys: &mut R::Keys);
-    /// The id of the event that is published in response to this one.
+    /// [`HandlerContext::event_id`] of the decision that an event causes.
     fn response_id(&self, event_id: Uuid) -> Uuid;
     fn decide(
         &self,
         rows: &mut R,
         context: HandlerContext,
-    ) -> Result<Option<Outgoing>, Unprocessable>;
+    ) -> Result<OutgoingEvents, Unprocessable>;
     fn discard_impact(&self, rows: &R) -> DiscardImpact;
 }
 
@@ -38,7 +40,7 @@ pub(crate) struct IncomingRecord<R: UnitOfWork> {
 
 pub(crate) enum Content<R: UnitOfWork> {
     Event(&'static Topic, Box<dyn EventHandler<R>>),
-    Poison(DeadLetterReason),
+    DeadLetter(DeadLetterReason),
     /// Its schema is not known yet. `is_unregistered` if a healthy registry answered that it does not have the schema.
     SchemaPending {
         reason: String,
@@ -68,9 +70,22 @@ impl<R: UnitOfWork> IncomingRecord<R> {
 
     pub fn as_dead_letter(&self) -> Option<(&OwnedMessage, Option<Uuid>, &DeadLetterReason)> {
         match &self.content {
-            Content::Poison(cause) => Some((&self.message, self.event_id, cause)),
+            Content::DeadLetter(cause) => Some((&self.message, self.event_id, cause)),
             Content::Event(..) | Content::SchemaPending { .. } => None,
         }
+    }
+
+    /// Its age, as far as the broker's clock and this one agree.
+    pub fn age(&self) -> Option<Duration> {
+        let written_at = DateTime::from_timestamp_millis(self.message.timestamp().to_millis()?)?;
+        (Utc::now() - written_at).to_std().ok()
+    }
+
+    /// Its position and its event id, for the log.
+    pub fn describe(&self) -> String {
+        let event = self.event_id.map_or("no event id".to_string(), |id| format!("event {id}"));
+        let (topic, partition, offset) = self.position();
+        format!("{topic}[{partition}]@{offset} ({event})")
     }
 
     fn key(&self) -> &str {

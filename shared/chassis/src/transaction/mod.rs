@@ -9,6 +9,7 @@ mod decisions;
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod incoming_record;
+pub(crate) mod part;
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,8 +23,10 @@ use crate::event::Unprocessable;
 use crate::outbox::{self, Envelope};
 use crate::telemetry::panics::catch_panic;
 use crate::transaction::decisions::DecisionAges;
-use crate::transaction::failure::ApplyError;
+use crate::transaction::failure::Failure;
 use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::loader::Loader;
+use crate::unit_of_work::table::Changes;
 use crate::unit_of_work::write_batch::WriteBatch;
 
 /// A command or a record of a batch.
@@ -42,9 +45,9 @@ pub(crate) trait WorkItem<R: UnitOfWork>: Sized {
     fn find_duplicates(
         tx: &mut PgConnection,
         items: &[Self],
-    ) -> impl Future<Output = Result<HashMap<usize, Self::Output>, ApplyError>> + Send;
+    ) -> impl Future<Output = Result<HashMap<usize, Self::Output>, Failure>> + Send;
 
-    /// Changes the rows; returns the answer, and the event to publish.
+    /// Changes the rows; returns the answer, and the events to publish.
     ///
     /// # Errors
     /// It can never be decided.
@@ -52,7 +55,7 @@ pub(crate) trait WorkItem<R: UnitOfWork>: Sized {
         &self,
         rows: &mut R,
         now: DateTime<Utc>,
-    ) -> Result<(Self::Output, Option<Envelope>), Unprocessable>;
+    ) -> Result<(Self::Output, Vec<Envelope>), Unprocessable>;
 
     /// Whether an answer is a refusal: then the item changed nothing, and its key is not stored.
     fn is_refusal(_answer: &Self::Output) -> bool {
@@ -99,12 +102,14 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
     now: DateTime<Utc>,
     expects_duplicates: bool,
     attempts: i32,
-) -> Result<Applied<I::Output>, ApplyError> {
+) -> Result<Applied<I::Output>, Failure> {
     // 1. Name the rows.
     let mut keys = R::Keys::default();
     items.iter().for_each(|item| item.keys(&mut keys));
     // 2. Load and lock them.
-    let mut rows = R::load(tx, keys).await?;
+    let mut loader = Loader::new(tx);
+    let mut rows = R::load(&mut loader, keys).await?;
+    let changes = loader.changes();
     crash_point!(I::CRASH_POINTS[0], !items.is_empty());
     // 3. Find the duplicates.
     let mut duplicates = match expects_duplicates {
@@ -123,19 +128,19 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
             answers.push(known);
             continue;
         }
-        let (answer, event) =
-            decide(item, &mut rows, now).map_err(|reason| ApplyError::Undecidable(nth, reason))?;
+        let (answer, events) = decide(item, &mut rows, &changes, now)
+            .map_err(|reason| Failure::Undecidable(nth, reason))?;
         if !I::is_refusal(&answer) {
             accepted.push(nth);
             accepted_keys.extend(key);
         } else if key.is_some() {
             // It may have been accepted before. Then it must not be refused now.
             if !expects_duplicates {
-                return Err(ApplyError::RefusedUnchecked);
+                return Err(Failure::RefusedUnchecked);
             }
             had_duplicates = true;
         }
-        envelopes.extend(event);
+        envelopes.extend(events);
         answers.push(Some(answer));
     }
     crash_point!(I::CRASH_POINTS[2], !accepted.is_empty());
@@ -162,10 +167,18 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
 fn decide<R: UnitOfWork, I: WorkItem<R>>(
     item: &I,
     rows: &mut R,
+    changes: &Changes,
     now: DateTime<Utc>,
-) -> Result<(I::Output, Option<Envelope>), DeadLetterReason> {
+) -> Result<(I::Output, Vec<Envelope>), DeadLetterReason> {
+    let before = changes.count();
     let decided = catch_panic(|| item.decide(rows, now)).map_err(|panic| {
         DeadLetterReason::handler_failed(format!("its handler panicked: {panic}"))
     })?;
-    decided.map_err(|Unprocessable(detail)| DeadLetterReason::unprocessable(detail))
+    let decided =
+        decided.map_err(|Unprocessable(detail)| DeadLetterReason::unprocessable(detail))?;
+    if I::is_refusal(&decided.0) && changes.count() != before {
+        let detail = "it changed rows and was refused";
+        return Err(DeadLetterReason::handler_failed(detail));
+    }
+    Ok(decided)
 }

@@ -6,12 +6,12 @@
 //! [`UnitOfWork::load`] that reads such a row without locking it breaks that promise. A row that decisions only
 //! read need not be locked, if an older state of it may be used too, such as the price of an item.
 
+pub mod loader;
 pub mod record;
 pub mod table;
 pub mod write_batch;
 
-use sqlx::PgConnection;
-
+use crate::unit_of_work::loader::Loader;
 use crate::unit_of_work::write_batch::WriteBatch;
 
 /// The rows of one batch.
@@ -25,7 +25,7 @@ pub trait UnitOfWork: Sized + Send + 'static {
     /// Rows are locked in the order of their keys, and tables in the same order everywhere: two
     /// transactions that touch the same rows then wait for one another and never in a circle.
     fn load(
-        tx: &mut PgConnection,
+        loader: &mut Loader<'_>,
         keys: Self::Keys,
     ) -> impl Future<Output = sqlx::Result<Self>> + Send;
 

@@ -1,25 +1,14 @@
 //! The rows of one table that a batch touches: an identity map that records which rows changed.
 
 use std::borrow::Borrow;
-use std::cell::Cell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::unit_of_work::record::Record;
 use crate::unit_of_work::write_batch::WriteBatch;
-
-thread_local! {
-    static CHANGE_COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-/// How many changes of rows this thread has made: a command that refuses must not have made any.
-pub(crate) fn change_count() -> u64 {
-    CHANGE_COUNT.get()
-}
 
 /// The rows of one table that a batch touches, by key, each with the write that it needs. They are sorted, so that
 /// inserts wait for one another in one direction, like locks.
@@ -35,6 +24,21 @@ pub struct Table<R: Record> {
     rows: BTreeMap<R::Key, (R, RowState)>,
     /// The keys that were requested; `None` without a database: then a key without a row has none.
     requested: Option<BTreeSet<R::Key>>,
+    changes: Changes,
+}
+
+/// How often rows of a batch were changed. Its tables share it.
+#[derive(Clone, Default)]
+pub(crate) struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -53,37 +57,10 @@ impl RowState {
     }
 }
 
-impl<R: Record + for<'r> FromRow<'r, PgRow> + Unpin> Table<R> {
-    /// Reads the rows of these keys and locks them, in the order of their keys. A decision may change them.
-    pub async fn lock(tx: &mut PgConnection, keys: BTreeSet<R::Key>) -> sqlx::Result<Table<R>> {
-        Table::load(tx, keys, &R::columns().select_for_update).await
-    }
-
-    /// Reads the rows of these keys as they are at this moment. No decision may depend on their staying so.
-    pub async fn read(tx: &mut PgConnection, keys: BTreeSet<R::Key>) -> sqlx::Result<Table<R>> {
-        Table::load(tx, keys, &R::columns().select).await
-    }
-
-    async fn load(
-        tx: &mut PgConnection,
-        keys: BTreeSet<R::Key>,
-        statement: &'static str,
-    ) -> sqlx::Result<Table<R>> {
-        let rows = match keys.is_empty() {
-            true => Vec::new(),
-            false => {
-                let wanted = Vec::from_iter(keys.iter().cloned());
-                sqlx::query_as(statement).bind(wanted).fetch_all(tx).await?
-            }
-        };
-        Ok(Table::new(keys, rows))
-    }
-}
-
 impl<R: Record> Table<R> {
-    fn new(requested: BTreeSet<R::Key>, rows: Vec<R>) -> Table<R> {
+    pub(super) fn loaded(requested: BTreeSet<R::Key>, rows: Vec<R>, changes: Changes) -> Table<R> {
         let rows = rows.into_iter().map(|row| (row.key().clone(), (row, RowState::Clean)));
-        Table { rows: rows.collect(), requested: Some(requested) }
+        Table { rows: rows.collect(), requested: Some(requested), changes }
     }
 
     /// The row of a key, if there is one.
@@ -111,7 +88,7 @@ impl<R: Record> Table<R> {
     {
         self.assert_requested(key);
         let (row, state) = self.rows.get_mut(key)?;
-        CHANGE_COUNT.set(CHANGE_COUNT.get() + 1);
+        self.changes.increment();
         state.mark_dirty();
         Some(row)
     }
@@ -122,7 +99,7 @@ impl<R: Record> Table<R> {
     /// If it was not requested.
     pub fn put(&mut self, row: R) {
         self.assert_requested(row.key());
-        CHANGE_COUNT.set(CHANGE_COUNT.get() + 1);
+        self.changes.increment();
         match self.rows.entry(row.key().clone()) {
             Entry::Vacant(place) => drop(place.insert((row, RowState::New))),
             Entry::Occupied(mut place) => {
@@ -167,7 +144,7 @@ impl WriteBatch<'_> {
 /// Empty, with every key allowed: for rows that come from no database.
 impl<R: Record> Default for Table<R> {
     fn default() -> Self {
-        Table { rows: BTreeMap::new(), requested: None }
+        Table { rows: BTreeMap::new(), requested: None, changes: Changes::default() }
     }
 }
 
@@ -187,13 +164,17 @@ mod tests {
         Number { id, value: id }
     }
 
+    fn loaded(requested: BTreeSet<i32>, rows: Vec<Number>) -> Table<Number> {
+        Table::loaded(requested, rows, Changes::default())
+    }
+
     fn values(rows: Vec<&Number>) -> Vec<i32> {
         rows.iter().map(|row| row.value).collect()
     }
 
     #[test]
     fn a_loaded_row_is_updated_when_it_changes_and_a_new_one_is_inserted_however_often_it_does() {
-        let mut table = Table::new((1..=6).collect(), vec![number(1), number(2), number(3)]);
+        let mut table = loaded((1..=6).collect(), vec![number(1), number(2), number(3)]);
         table.get_mut(&1).unwrap().value = 11;
         table.put(Number { id: 2, value: 12 });
         table.put(number(4));
@@ -209,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_row_that_was_not_requested_is_not_taken_for_a_missing_one() {
-        let table = || Table::new([1, 2].into(), vec![number(1)]);
+        let table = || loaded([1, 2].into(), vec![number(1)]);
         assert_eq!((table().get(&1), table().get(&2)), (Some(&number(1)), None));
         let message = "3 was not requested: the batch's `Loads` must name it".to_string();
         assert_eq!(catch_panic(|| table().get(&3).is_some()), Err(message.clone()));

@@ -1,29 +1,28 @@
-//! The contracts of a library that lends books: one topic, its program, and its tests.
+//! The contracts of a library that lends books: one event, its program, and its tests.
 //!
 //! `cargo run --example lending asyncapi` prints the AsyncAPI document. `apply` and `record` work as
 //! in a crate of contracts of your own.
 
 use std::process::ExitCode;
 
-use chassis::event::{Event, Retention, Topic};
+use chassis::event::topics;
+use chassis::{Event, Subscriptions};
 use chrono::{DateTime, Utc};
 use contracts::Contracts;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-static LOAN_OPENED: Topic = Topic::new(
-    "loans.opened",
-    "loan",
-    &["reminder", "statistics"],
-    3,
-    Retention::Days(14),
-    include_str!("schemas/loans.opened.avsc"),
-);
-
 /// A reader borrowed a book.
 // The services that publish and handle it are not part of this example.
 #[cfg_attr(not(test), allow(dead_code))]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(
+    topic = "loans.opened",
+    publisher = "loan",
+    key = "loan_id",
+    // A crate whose folder, or one above it, has the folder `schemas` leaves it out.
+    schema = include_str!("schemas/loans.opened.avsc")
+)]
 struct LoanOpened {
     loan_id: Uuid,
     isbn: String,
@@ -40,36 +39,34 @@ enum Branch {
     Unknown,
 }
 
-impl Event for LoanOpened {
-    fn topic() -> &'static Topic {
-        &LOAN_OPENED
-    }
-    fn key(&self) -> String {
-        self.loan_id.to_string()
-    }
+/// The handlers of a service say what it consumes: `("reminder", reminder::handlers().topics())`. Here are none.
+fn subscriptions() -> Subscriptions {
+    Subscriptions::new(["reminder", "statistics"].map(|name| (name, vec![LoanOpened::topic()])))
 }
 
-static TOPICS: [&Topic; 1] = [&LOAN_OPENED];
-
-static CONTRACTS: Contracts = Contracts::new("lending", "1.0.0", &TOPICS)
-    .title("Lending")
-    .description("The events of a library that lends books.")
-    .schemas_folder(SCHEMAS);
+fn contracts() -> Contracts {
+    Contracts::new("lending", "1.0.0", topics(), subscriptions())
+        .title("Lending")
+        .description("The events of a library that lends books.")
+        .schemas_folder(SCHEMAS)
+}
 
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/schemas");
 
 fn main() -> ExitCode {
-    CONTRACTS.main()
+    contracts().main()
 }
 
 #[cfg(test)]
 mod tests {
+    use chassis::event::declared_events;
     use contracts::checks;
 
     use super::*;
 
     #[test]
     fn every_struct_writes_and_reads_exactly_its_schema() {
+        checks::assert_round_trips(declared_events());
         for branch in [Branch::Desk, Branch::Bus, Branch::Unknown] {
             checks::assert_matches_schema(&LoanOpened {
                 loan_id: Uuid::from_u128(7),
@@ -82,13 +79,13 @@ mod tests {
 
     #[test]
     fn every_schema_file_is_one_declared_topic_and_documents_its_fields() {
-        checks::assert_schema_files(&TOPICS, SCHEMAS);
-        checks::assert_documented(&TOPICS);
+        checks::assert_schema_files(topics(), SCHEMAS);
+        checks::assert_documented(topics());
     }
 
     #[test]
     fn every_consumer_keeps_its_inbox_for_longer_than_a_topic_can_redeliver() {
-        checks::assert_inbox_outlasts_retention(&TOPICS);
+        checks::assert_inbox_outlasts_retention(topics());
     }
 
     #[test]
@@ -100,6 +97,6 @@ mod tests {
     #[test]
     fn the_committed_asyncapi_document_is_the_one_that_the_topics_declare() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.json");
-        checks::assert_asyncapi_file(&CONTRACTS, file);
+        checks::assert_asyncapi_file(&contracts(), file);
     }
 }

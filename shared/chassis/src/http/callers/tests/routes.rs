@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::body::{Body, to_bytes};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request, header};
 use axum::routing::post;
 use axum::{Extension, Router};
@@ -14,8 +15,9 @@ use super::*;
 use crate::http::callers::authorize::operators_only;
 use crate::http::callers::caller::Caller;
 use crate::http::callers::identify::Callers;
-use crate::http::headers::IdempotencyKey;
+use crate::http::headers;
 use crate::http::openapi;
+use crate::http::problem::Problem;
 
 #[utoipa::path(get, path = "/open", security(()), responses((status = 200)))]
 async fn open(caller: Caller) -> String {
@@ -29,8 +31,8 @@ async fn read(caller: Caller) -> String {
 }
 
 #[utoipa::path(post, path = "/write", security(("token" = ["read", "write"])), responses((status = 200)))]
-async fn write(IdempotencyKey(key): IdempotencyKey) -> String {
-    key
+async fn write(parts: Parts) -> Result<String, Problem> {
+    headers::required_key(&parts)
 }
 
 fn api(callers: Option<Callers>) -> Router {

@@ -1,26 +1,19 @@
 //! The events of the purchase service, in another repository. This repository declares its topic too, so that it runs by
 //! itself.
 
-use chassis::{Event, Topic};
+use chassis::Event;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{FACT_RETENTION, PARTITIONS};
-
-/// See [`PurchaseConfirmed`].
-pub static CONFIRMED: Topic = Topic::new(
-    "purchases.confirmed",
-    "purchase",
-    &["shop"],
-    PARTITIONS,
-    FACT_RETENTION,
-    include_str!("../../schemas/purchases.confirmed.avsc"),
-)
-.personal();
-
 /// A purchase is final.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(
+    topic = "purchases.confirmed",
+    publisher = "purchase",
+    key = "purchase_id",
+    personal("shop")
+)]
 pub struct PurchaseConfirmed {
     /// The purchase.
     pub purchase_id: Uuid,
@@ -46,13 +39,4 @@ pub struct ConfirmedLine {
     pub quantity: i32,
     /// The unit price.
     pub unit_price_cents: i64,
-}
-
-impl Event for PurchaseConfirmed {
-    fn topic() -> &'static Topic {
-        &CONFIRMED
-    }
-    fn key(&self) -> String {
-        self.purchase_id.to_string()
-    }
 }

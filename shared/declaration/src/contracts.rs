@@ -6,5 +6,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    events::CONTRACTS.main()
+    declaration::CONTRACTS.main()
 }

@@ -1,0 +1,49 @@
+//! The order service takes orders and decides each one: it is the only decider of the saga.
+//!
+//! `POST /orders` publishes `orders.created`, and payment and stock answer. If both accept, the service publishes
+//! `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes `orders.cancelled`. Payment
+//! and stock then undo what they did. Each of them publishes that, unless its answer was a no. Prices come from a read
+//! model of `stock.items`.
+
+mod order; // the aggregate: its rules and its SQL
+pub mod saga; // what events and commands cause
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
+pub mod api; // what clients may request
+mod books; // whether the rows are consistent, and their sums
+mod read_model; // rebuilds the read model of items from its topic
+mod pending_orders; // which orders are stuck, for operators
+mod deadline; // cancels orders that wait for too long, if a deadline is set
+#[cfg(test)]
+mod tests;
+
+pub use order::*;
+
+use chassis::{Handlers, Republish, Service};
+
+/// What the service does with the events of others.
+pub fn handlers() -> Handlers<Orders> {
+    Handlers::new()
+        .on_with(saga::payment_verified, discard::response)
+        .on_with(saga::payment_declined, discard::response)
+        .on_with(saga::payment_refunded, discard::refund)
+        .on_with(saga::stock_reserved, discard::response)
+        .on_with(saga::stock_rejected, discard::response)
+        .on_with(saga::stock_released, discard::release)
+        .on(saga::item_changed)
+}
+
+/// Runs the service until it stops.
+pub async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {
+    // One database, three loops around it.
+    let (commands, executor) = service.commands();
+    let relay = service.relay();
+    let consumer = service.consumer(handlers());
+    let sweep = deadline::sweep(&settings, &service, commands.clone(), consumer.lag());
+
+    let admin = consumer.admin().merge(service.republish([order::Order::source()]));
+    let admin = admin.merge(pending_orders::router(service.db.clone()));
+    let admin = admin.merge(read_model::router(service.db.clone(), service.compacted_topic()));
+    let api = api::router(service.db.clone(), commands, service.change_feed());
+    let loops = [executor.into(), relay.into(), consumer.into(), sweep];
+    service.run(api, books::BOOKS, admin, loops).await
+}

@@ -1,0 +1,102 @@
+//! The handlers of a service, as a value: they say which topics the service consumes, also where the service does not
+//! run.
+
+use std::collections::BTreeMap;
+
+use crate::consumer::router::{BoundHandler, DecodeFn, DiscardFn, HandlerFn, Route, Routes};
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Retention, Topic};
+use crate::unit_of_work::{Loads, UnitOfWork};
+
+/// The handlers of a service, and what else it reads. `R` is its unit of work.
+pub struct Handlers<R: UnitOfWork> {
+    pub(crate) routes: Routes<R>,
+    /// The compacted topics that it reads by itself.
+    snapshots: BTreeMap<&'static str, &'static Topic>,
+}
+
+impl<R: UnitOfWork> Default for Handlers<R> {
+    fn default() -> Handlers<R> {
+        Handlers { routes: Routes::new(), snapshots: BTreeMap::new() }
+    }
+}
+
+impl<R: UnitOfWork> Handlers<R> {
+    /// No handlers; add each with [`Handlers::on`] or [`Handlers::on_with`].
+    pub fn new() -> Handlers<R> {
+        Handlers::default()
+    }
+
+    /// Adds the handler of a topic. The handler's type determines the topic, its schema and the rows.
+    ///
+    /// Events of different topics arrive in any order, and so do replayed and republished ones. The rows must
+    /// end the same for every order, and an event that is merely early is not unprocessable. A topic of state
+    /// has no inbox: its handler is called for every delivery, and does nothing unless the record's version is
+    /// higher than the row's.
+    ///
+    /// # Panics
+    /// If the topic already has a handler.
+    pub fn on<E: Event, O: Outcome + 'static>(
+        self,
+        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Handlers<R>
+    where
+        R: Loads<E>,
+    {
+        self.add(handler, None)
+    }
+
+    /// Adds the handler of a topic as [`Handlers::on`] does, and states what it costs to discard one of its events
+    /// that became a dead letter: its consequence, a remedy, and what is written off. Without such a statement, the
+    /// operator reads that the event was never handled here.
+    ///
+    /// # Panics
+    /// As [`Handlers::on`] does.
+    pub fn on_with<E: Event, O: Outcome + 'static>(
+        self,
+        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
+        on_discard: fn(&E, &R) -> DiscardImpact,
+    ) -> Handlers<R>
+    where
+        R: Loads<E>,
+    {
+        self.add(handler, Some(on_discard))
+    }
+
+    /// States that the service reads a topic of state from its beginning, by
+    /// [`Service::compacted_topic`](crate::Service::compacted_topic). A topic with a handler needs no such statement.
+    ///
+    /// # Panics
+    /// If the topic is not compacted.
+    pub fn reads<E: Event>(mut self) -> Handlers<R> {
+        let topic = E::topic();
+        assert!(topic.retention == Retention::Compact, "{topic:?} is not compacted");
+        self.snapshots.insert(topic.name, topic);
+        self
+    }
+
+    /// The topics that the service consumes, in the order of their names.
+    pub fn topics(&self) -> Vec<&'static Topic> {
+        let mut topics = self.snapshots.clone();
+        topics.extend(self.routes.iter().map(|(name, route)| (*name, route.topic)));
+        topics.into_values().collect()
+    }
+
+    fn add<E: Event, O: Outcome + 'static>(
+        mut self,
+        handler: HandlerFn<R, E, O>,
+        on_discard: Option<DiscardFn<R, E>>,
+    ) -> Handlers<R>
+    where
+        R: Loads<E>,
+    {
+        let topic = E::topic();
+        let decode: DecodeFn<R> = Box::new(move |service, written, body| {
+            let event: E = topic.codec().decode(written, body)?;
+            Ok(Box::new(BoundHandler { service, event, handler, on_discard }))
+        });
+        let earlier = self.routes.insert(topic.name, Route { topic, decode });
+        assert!(earlier.is_none(), "{} has two handlers", topic.name);
+        self
+    }
+}

@@ -1,3 +1,0 @@
-// The services that consume `orders.confirmed`. `make service` adds a line.
-[
-]
