@@ -88,8 +88,8 @@ pub async fn check(system: &System, timeout: Duration) -> Result<Verdict> {
     let (mut handled, mut logged) = (BTreeMap::new(), BTreeMap::new());
     for (service, db) in sources.databases() {
         let events = topics.kept.records.iter().copied();
-        let consumed = system.subscriptions.topics(service);
-        let matched = check_inbox((service, consumed), db, events, &context, &mut findings).await?;
+        let (consumed, found) = (&system.subscriptions, &mut findings);
+        let matched = check_inbox(service, consumed, db, events, &context, found).await?;
         handled.insert(*service, matched);
         if outbox_log::is_installed(db).await? {
             let (arrivals, skew_ms) = (&topics.kept.arrivals, sources.clock_skew_ms()?);

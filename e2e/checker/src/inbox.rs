@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
-use chassis::event::{Retention, Topic};
+use chassis::event::{Retention, Subscriptions, Topic};
 use chrono::{DateTime, Utc};
 use futures::stream::StreamExt;
 use sqlx::PgPool;
@@ -105,14 +105,16 @@ impl<'a> InboxCheck<'a> {
 /// Compares the inbox of a service with the records of the topics that it consumes, which are among these. Returns the
 /// number of events that the service handled.
 pub async fn check_inbox<I: InvariantName>(
-    (service, consumed): (&'static str, &[&Topic]),
+    service: &'static str,
+    subscriptions: &Subscriptions,
     db: &PgPool,
     records: impl Iterator<Item = EventRecord>,
     context: &InboxContext<'_>,
     findings: &mut Findings<I>,
 ) -> Result<u64> {
-    let mut received: Vec<EventRecord> =
-        records.filter(|record| uses_inbox(consumed, record.position.topic)).collect();
+    let consumed = subscriptions.topics(service);
+    let received = records.filter(|record| uses_inbox(consumed, record.position.topic));
+    let mut received: Vec<EventRecord> = received.collect();
     received.sort_unstable_by_key(|record| record.event_id);
     let mut check = InboxCheck::new(service, &received, context);
     let rows = "select event_id, topic, received_at from chassis.inbox order by event_id";

@@ -161,8 +161,7 @@ async fn check_inboxes(
             .map(|record| EventRecord { event_id: record.event_id, position: record.position });
         handled.insert(
             *service,
-            check_inbox((service, SUBSCRIPTIONS.topics(service)), db, records, context, findings)
-                .await?,
+            check_inbox(service, &SUBSCRIPTIONS, db, records, context, findings).await?,
         );
     }
     Ok(handled)

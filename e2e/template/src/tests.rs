@@ -74,7 +74,7 @@ async fn a_confirmed_purchase_is_stored_once_readable_and_balanced() {
         json!({"sku": "pen", "quantity": 2, "unit_price_cents": 150})
     );
     assert_eq!(client.get(&format!("/purchases/{}", Uuid::nil())).await.status, 404);
-    let books = TestClient(chassis::books::router(fixture.db.clone(), api::BOOKS)).get("/books").await.body;
+    let books = fixture.books(api::BOOKS).get("/books").await.body;
     let (total, none) = (1_400, Vec::<u8>::new());
     assert_eq!(
         books,

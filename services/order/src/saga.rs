@@ -103,17 +103,12 @@ impl Command for CancelOrder {
         let order = orders.order(self.order_id);
         let order = order.filter(|order| self.caller.owns(order.customer_id));
         let order = order.ok_or(Refusal::NoSuchOrder)?;
-        match order.status {
-            // An order that was confirmed in time stays confirmed after its deadline.
-            Status::Confirmed if self.reason != Reason::Deadline => {
-                return Err(Refusal::AlreadyConfirmed);
-            }
-            Status::Confirmed | Status::Cancelled => return Ok(Self::ok(order.clone())),
-            Status::Pending => {}
+        // An order that was confirmed in time stays confirmed after its deadline.
+        if order.status == Status::Confirmed && self.reason != Reason::Deadline {
+            return Err(Refusal::AlreadyConfirmed);
         }
         let cancelled = cancel_if_pending(self.order_id, self.reason, orders, context);
-        let order = orders.loaded_order(self.order_id).clone();
-        Ok(Self::ok(order).publishing(cancelled))
+        Ok(Self::ok(orders.loaded_order(self.order_id).clone()).publishing(cancelled))
     }
 }
 

@@ -146,7 +146,9 @@ fn handle(
 ) -> Result<Option<&'static str>, String> {
     fn topic(answer: HandlerResult<impl Outcome>) -> Result<Option<&'static str>, String> {
         let outcome = answer.map_err(|impossible| impossible.0)?;
-        let event = OutgoingEvents::of(outcome).with_ids(self::context(0)).next();
+        let mut events = OutgoingEvents::of(outcome).with_ids(self::context(0));
+        let event = events.next();
+        assert!(events.next().is_none(), "one event at most");
         Ok(event.map(|(_, event)| event.topic.name))
     }
     match response {
@@ -225,5 +227,5 @@ async fn post_order(client: &TestClient) -> Uuid {
 }
 
 async fn books(fixture: &TestService<Orders>) -> Value {
-    TestClient(chassis::books::router(fixture.db.clone(), BOOKS)).get("/books").await.body
+    fixture.books(BOOKS).get("/books").await.body
 }

@@ -51,7 +51,7 @@ async fn fixture() -> (TestService<Ledger>, TestClient) {
 }
 
 async fn books(fixture: &TestService<Ledger>) -> Value {
-    TestClient(chassis::books::router(fixture.db.clone(), api::BOOKS)).get("/books").await.body
+    fixture.books(api::BOOKS).get("/books").await.body
 }
 
 async fn post_deposit(client: &TestClient, customer_id: Uuid, amount_cents: i64, key: &str) {

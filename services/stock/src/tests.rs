@@ -52,7 +52,7 @@ async fn fixture() -> (TestService<Warehouse>, TestClient) {
 }
 
 async fn books(fixture: &TestService<Warehouse>) -> Value {
-    TestClient(chassis::books::router(fixture.db.clone(), api::BOOKS)).get("/books").await.body
+    fixture.books(api::BOOKS).get("/books").await.body
 }
 
 /// An item with so many units.

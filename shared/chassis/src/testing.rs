@@ -84,10 +84,13 @@ const SCHEMA_ID: u32 = 1;
 pub fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
     // A trace of its own.
     let trace = Uuid::now_v7().simple().to_string();
-    let (traceparent, occurred_at) = (format!("00-{trace}-{}-01", &trace[16..]), Utc::now());
-    let (topic_name, traceparent) = (topic.name.to_owned(), Some(traceparent));
-    let row =
-        OutboxRow { event_id, topic: topic_name, traceparent, occurred_at, ..OutboxRow::default() };
+    let row = OutboxRow {
+        event_id,
+        topic: topic.name.to_owned(),
+        traceparent: Some(format!("00-{trace}-{}-01", &trace[16..])),
+        occurred_at: Utc::now(),
+        ..OutboxRow::default()
+    };
     let dataschema = dataschema(topic.schema).expect("the schema is valid");
     query::record_headers(&format!("/{}", topic.publisher), &row, &dataschema)
 }

@@ -79,16 +79,6 @@ impl Contracts {
         }
     }
 
-    /// The topics.
-    pub fn topics(&self) -> &[&'static Topic] {
-        &self.topics
-    }
-
-    /// Who consumes them.
-    pub fn subscriptions(&self) -> &Subscriptions {
-        &self.subscriptions
-    }
-
     /// The same contracts, with a title of the AsyncAPI document other than the name.
     pub fn title(mut self, title: &'static str) -> Contracts {
         self.title = title;

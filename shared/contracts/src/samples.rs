@@ -18,7 +18,7 @@ const TIME: i64 = 1_795_132_800_123_456;
 /// # Errors
 /// If the schema is no JSON or has a type that JSON lacks: bytes, a fixed or a decimal.
 pub fn event(topic: &Topic) -> Result<Value> {
-    Ok(Samples::new(topic)?.sample(0)?.0)
+    Ok(sample(&serde_json::from_str(topic.schema)?, 0)?.0)
 }
 
 /// Valid events of a topic: each symbol of each enum, each type of each union, and arrays with one, two and no item are
@@ -27,9 +27,9 @@ pub fn event(topic: &Topic) -> Result<Value> {
 /// # Errors
 /// As [`event`].
 pub fn events(topic: &Topic) -> Result<Vec<Value>> {
-    let samples = Samples::new(topic)?;
-    let (first, choices) = samples.sample(0)?;
-    let others = (1..choices).map(|choice| Ok(samples.sample(choice)?.0));
+    let schema = serde_json::from_str(topic.schema)?;
+    let (first, choices) = sample(&schema, 0)?;
+    let others = (1..choices).map(|choice| Ok(sample(&schema, choice)?.0));
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
@@ -43,19 +43,10 @@ pub fn encode(schema: &str, event: Value) -> Result<Vec<u8>> {
     Ok(GenericDatumWriter::builder(&schema).build()?.write_value_to_vec(event)?)
 }
 
-/// What samples are made of.
-struct Samples(Value);
-
-impl Samples {
-    fn new(topic: &Topic) -> Result<Samples> {
-        Ok(Samples(serde_json::from_str(topic.schema)?))
-    }
-
-    /// The sample of this number, and how many samples show everything.
-    fn sample(&self, choice: usize) -> Result<(Value, usize)> {
-        let mut walk = Walk { choice, choices: 1, named: Map::new() };
-        Ok((walk.value(&self.0)?, walk.choices))
-    }
+/// The sample of this number, and how many samples show everything.
+fn sample(schema: &Value, choice: usize) -> Result<(Value, usize)> {
+    let mut walk = Walk { choice, choices: 1, named: Map::new() };
+    Ok((walk.value(schema)?, walk.choices))
 }
 
 /// One walk through a schema.
@@ -100,11 +91,14 @@ impl Walk {
             }
             ("map", _) => json!({ "sample": self.value(&schema["values"])? }),
             ("record", _) => self.record(schema)?,
-            (name, _) => match self.named.get(name).cloned() {
-                Some(named) => self.value(&named)?,
-                None if schema["type"].is_object() => self.value(&schema["type"])?,
-                None => bail!("a sample cannot have the type {schema}"),
-            },
+            // A reference may have the namespace.
+            (name, _) => {
+                match name.rsplit('.').next().and_then(|name| self.named.get(name)).cloned() {
+                    Some(named) => self.value(&named)?,
+                    None if schema["type"].is_object() => self.value(&schema["type"])?,
+                    None => bail!("a sample cannot have the type {schema}"),
+                }
+            }
         })
     }
 

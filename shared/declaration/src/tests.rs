@@ -1,9 +1,9 @@
 //! What the events and the handlers declare, and the files that follow from it.
 
 use contracts::checks;
-use events::{connect, saga_topics, topics};
+use events::{connect, insights, saga_topics, topics};
 
-use crate::{CONTRACTS, SUBSCRIPTIONS};
+use crate::{CONTRACTS, SUBSCRIPTIONS, subscribers};
 
 const LIST: &[&str] = &include!("../../../services/list.rs");
 
@@ -12,6 +12,14 @@ fn every_service_says_what_it_consumes() {
     assert_eq!(SUBSCRIPTIONS.services().collect::<Vec<_>>(), LIST);
     for service in LIST {
         assert!(!SUBSCRIPTIONS.topics(service).is_empty(), "{service}");
+    }
+}
+
+/// The checker reads the records of the saga alone.
+#[test]
+fn no_service_consumes_what_the_stream_processor_computes() {
+    for topic in topics().iter().filter(|topic| topic.publisher == insights::NAME) {
+        assert!(subscribers(topic).is_empty(), "{topic:?}");
     }
 }
 

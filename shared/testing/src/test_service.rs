@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use axum::Router;
 use chassis::event::{Event, HandlerContext, HandlerResult, Outcome, Unprocessable};
 use chassis::testing::LocalService;
-use chassis::{ChangeFeed, Commands, FeedEntry, Loads, RepublishSource, UnitOfWork};
+use chassis::{ChangeFeed, Commands, FeedEntry, Loads, RepublishSource, UnitOfWork, books};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::migrate::Migrator;
@@ -151,6 +150,11 @@ impl<R: UnitOfWork> TestService<R> {
             .expect("the table")
     }
 
+    /// The books of the rows, by the statement that the service gives to `Service::run`.
+    pub fn books(&self, sums: &'static str) -> TestClient {
+        TestClient(books::router(self.db.clone(), sums))
+    }
+
     /// Corrupts and repairs the rows that the books compare, by one pair of statements after the other. The books
     /// must report each corruption and each repair. The owner of the tables runs the statements.
     ///
@@ -158,10 +162,10 @@ impl<R: UnitOfWork> TestService<R> {
     /// If they do not.
     pub async fn assert_books_detect(
         &self,
-        books: Router,
+        sums: &'static str,
         corruptions: &[(&'static str, &'static str)],
     ) {
-        let books = TestClient(books);
+        let books = self.books(sums);
         for (corrupt, repair) in corruptions {
             for (statement, balanced) in [(*corrupt, false), (*repair, true)] {
                 sqlx::query(statement).execute(&self.owner).await.expect(statement);

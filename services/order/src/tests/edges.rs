@@ -221,13 +221,13 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
             "update orders set payment = 'waiting' where status = 'pending'",
         ),
     ];
-    fixture.assert_books_detect(chassis::books::router(fixture.db.clone(), BOOKS), &ways).await;
+    fixture.assert_books_detect(BOOKS, &ways).await;
 }
 
 #[tokio::test]
 async fn the_books_are_those_of_now_unless_the_request_accepts_older_ones() {
     let (fixture, client) = fixture_with_items().await;
-    let books = TestClient(chassis::books::router(fixture.db.clone(), BOOKS));
+    let books = fixture.books(BOOKS);
     let read = async |accepted: &str| {
         let headers = [("cache-control", accepted)];
         let answer = books.get_with_headers("/books", &headers).await;

@@ -120,9 +120,7 @@ async fn books_that_differ_from_the_rows_are_not_balanced() {
         ("update deposits set customer_id = order_id from payments", owned),
         ("update payments set customer_id = order_id", owned),
     ];
-    fixture
-        .assert_books_detect(chassis::books::router(fixture.db.clone(), api::BOOKS), &ways)
-        .await;
+    fixture.assert_books_detect(api::BOOKS, &ways).await;
 }
 
 #[tokio::test]

@@ -223,9 +223,7 @@ async fn books_that_differ_from_the_rows_are_not_balanced() {
             r#"update reservations set lines = '[{"sku": "pen", "quantity": 2}]'"#,
         ),
     ];
-    fixture
-        .assert_books_detect(chassis::books::router(fixture.db.clone(), api::BOOKS), &ways)
-        .await;
+    fixture.assert_books_detect(api::BOOKS, &ways).await;
 }
 
 #[tokio::test]

@@ -67,10 +67,11 @@ impl<O, E> Accepted<O, E> {
 }
 
 impl<O: Serialize, E> Accepted<O, E> {
-    /// The answer as it is sent and stored.
-    pub(crate) fn reply(&self) -> Reply {
-        let status = self.location.as_ref().map_or(StatusCode::OK, |_| StatusCode::CREATED);
-        let body = serde_json::to_vec(&self.output).expect("answers are plain JSON");
-        Reply { status, location: self.location.clone(), body }
+    /// The answer as it is sent and stored, and what is published.
+    pub(crate) fn into_parts(self) -> (Reply, Option<E>) {
+        let Accepted { output, event, location } = self;
+        let status = location.as_ref().map_or(StatusCode::OK, |_| StatusCode::CREATED);
+        let body = serde_json::to_vec(&output).expect("answers are plain JSON");
+        (Reply { status, location, body }, event)
     }
 }

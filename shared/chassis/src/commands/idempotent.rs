@@ -2,9 +2,9 @@
 
 use std::marker::PhantomData;
 
-use axum::RequestPartsExt;
-use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
+use axum::extract::{FromRequest, OriginalUri, Request};
 use axum::http::request::Parts;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -126,30 +126,25 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let key = K::read(&parts)?;
-        let path = concrete_path(&mut parts).await?;
+        let path = concrete_path(&parts);
         let request = T::read(Request::from_parts(parts, body)).await?;
         let identity = key.map(|key| IdempotentRequest::new(path, &key, request.hashed()));
         Ok(Idempotent { request, identity, key: PhantomData })
     }
 }
 
-/// The path of the route with its parameters, each decoded.
-async fn concrete_path(parts: &mut Parts) -> Result<String, Problem> {
-    let route = parts.extract::<MatchedPath>().await;
-    let parameters = parts.extract::<RawPathParams>().await;
-    let (Ok(route), Ok(parameters)) = (route, parameters) else {
-        tracing::error!("a request with an idempotency key has no route, or its path is no UTF-8");
-        return Err(Problem::internal());
+/// The decoded path. An id has one spelling in it, because a route reads a UUID in each of its spellings.
+fn concrete_path(parts: &Parts) -> String {
+    // A nested router strips the prefix of `uri`.
+    let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+    let path = percent_decode_str(uri.path()).decode_utf8_lossy();
+    let one_spelling = |segment: &str| match Uuid::try_parse(segment) {
+        Ok(id) => id.to_string(),
+        Err(_) => segment.to_owned(),
     };
-    let value = |segment: &str| {
-        let name = segment.strip_prefix('{')?.strip_suffix('}')?;
-        Some(parameters.iter().find(|(known, _)| *known == name)?.1.to_owned())
-    };
-    let segments = route.as_str().split('/');
-    let segments = segments.map(|segment| value(segment).unwrap_or_else(|| segment.to_owned()));
-    Ok(Vec::from_iter(segments).join("/"))
+    path.split('/').map(one_spelling).collect::<Vec<_>>().join("/")
 }
 
 impl<T, K> Idempotent<T, K> {
@@ -223,6 +218,8 @@ mod tests {
         if status == 200 { serde_json::from_slice(&body).unwrap() } else { json!(status) }
     }
 
+    const ID: &str = "/tills/01900000-0000-7000-8000-00000000abcd/counts";
+
     #[tokio::test]
     async fn a_key_belongs_to_the_path_of_its_request_with_its_decoded_ids() {
         for (path, concrete) in [
@@ -230,6 +227,9 @@ mod tests {
             ("/tills/b/counts?of=1", "/tills/b/counts"),
             ("/tills/a%2Fcounts/counts", "/tills/a/counts/counts"),
             ("/tills/%7Btill%7D/counts", "/tills/{till}/counts"),
+            // Two spellings of one id are one path.
+            ("/tills/01900000-0000-7000-8000-00000000ABCD/counts", ID),
+            ("/tills/0190000000007000800000000000abcd/counts", ID),
         ] {
             assert_eq!(scope("POST", path, Some("k"), "").await, json!([concrete, "k"]));
         }

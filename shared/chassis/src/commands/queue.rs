@@ -96,8 +96,8 @@ impl<C: Command> ErasedCommand<C::Aggregate> for BoundCommand<C> {
         context: HandlerContext,
     ) -> Result<(Reply, OutgoingEvents), Problem> {
         let accepted = self.command.decide(rows, context).map_err(Into::into)?;
-        let reply = accepted.reply();
-        let events = OutgoingEvents::of(accepted.event);
+        let (reply, event) = accepted.into_parts();
+        let events = OutgoingEvents::of(event);
         events.assert_published_by(self.service);
         Ok((reply, events))
     }

@@ -221,7 +221,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         assigned: &Assignment,
     ) {
         counter!("consumer_retries_total").increment(1);
-        let (reason, attempts) = (wait_reason(&part, failure), part.attempts);
+        let (reason, attempts) = (wait_reason(failure), part.attempts);
         let (item, is_first) = (part.items.remove(0), attempts.deferrals == 0);
         if is_first && self.deferred.len() < DEFERRED_LOGGED_MAX {
             let record = item.describe();
@@ -247,7 +247,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
 fn log_retry<R: UnitOfWork>(part: &Part<IncomingRecord<R>>, failure: &Failure) {
     counter!("consumer_retries_total").increment(1);
     let (count, first) = (part.items.len(), part.items[0].describe());
-    let reason = wait_reason(part, failure);
+    let reason = wait_reason(failure);
     let log = || warn!("{count} events are retried, the first is {first}: {reason}");
     part.items[0].in_context(log);
 }

@@ -150,16 +150,9 @@ impl<R: UnitOfWork> Drop for DeferredQueue<R> {
 }
 
 /// Why a part waits, for the log.
-pub(super) fn wait_reason<R: UnitOfWork>(
-    part: &Part<IncomingRecord<R>>,
-    failure: &Failure,
-) -> String {
+pub(super) fn wait_reason(failure: &Failure) -> String {
     match failure {
-        Failure::Database(DbErrorClass::DatabaseRule, error)
-            if part.items[0].as_dead_letter().is_none() =>
-        {
-            rejection_reason(error)
-        }
+        Failure::Database(DbErrorClass::DatabaseRule, error) => rejection_reason(error),
         _ => failure.to_string(),
     }
 }

@@ -1,23 +1,19 @@
 //! The handlers of a service, as a value: they say which topics the service consumes, also where the service does not
 //! run.
 
-use std::collections::BTreeMap;
-
 use crate::consumer::router::{BoundHandler, DecodeFn, DiscardFn, HandlerFn, Route, Routes};
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Retention, Topic};
+use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Topic};
 use crate::unit_of_work::{Loads, UnitOfWork};
 
-/// The handlers of a service, and what else it reads. `R` is its unit of work.
+/// The handlers of a service. `R` is its unit of work.
 pub struct Handlers<R: UnitOfWork> {
     pub(crate) routes: Routes<R>,
-    /// The compacted topics that it reads by itself.
-    snapshots: BTreeMap<&'static str, &'static Topic>,
 }
 
 impl<R: UnitOfWork> Default for Handlers<R> {
     fn default() -> Handlers<R> {
-        Handlers { routes: Routes::new(), snapshots: BTreeMap::new() }
+        Handlers { routes: Routes::new() }
     }
 }
 
@@ -63,23 +59,9 @@ impl<R: UnitOfWork> Handlers<R> {
         self.add(handler, Some(on_discard))
     }
 
-    /// States that the service reads a topic of state from its beginning, by
-    /// [`Service::compacted_topic`](crate::Service::compacted_topic). A topic with a handler needs no such statement.
-    ///
-    /// # Panics
-    /// If the topic is not compacted.
-    pub fn reads<E: Event>(mut self) -> Handlers<R> {
-        let topic = E::topic();
-        assert!(topic.retention == Retention::Compact, "{topic:?} is not compacted");
-        self.snapshots.insert(topic.name, topic);
-        self
-    }
-
     /// The topics that the service consumes, in the order of their names.
     pub fn topics(&self) -> Vec<&'static Topic> {
-        let mut topics = self.snapshots.clone();
-        topics.extend(self.routes.iter().map(|(name, route)| (*name, route.topic)));
-        topics.into_values().collect()
+        self.routes.values().map(|route| route.topic).collect()
     }
 
     fn add<E: Event, O: Outcome + 'static>(

@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 use futures::future::try_join_all;
 use metrics::{counter, gauge};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
-use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -41,22 +40,17 @@ use tracing::{info, warn};
 
 use crate::config::KafkaConfig;
 use crate::consumer::batch::BatchRunner;
-use crate::consumer::handlers::Handlers;
 use crate::consumer::lag::ConsumerLag;
 use crate::consumer::pause::PAUSE_POLL_INTERVAL;
 use crate::consumer::prefetched_record::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::replacement::Replacement;
 use crate::consumer::resources::ConsumerResources;
-use crate::consumer::router::EventRouter;
 use crate::dead_letter;
 use crate::event::Isolation;
-use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
-use crate::flow::wakeups::Wakeups;
 use crate::inbox;
 use crate::kafka;
-use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::unit_of_work::UnitOfWork;
 
 const BATCH_RECORDS_MAX: usize = 1_000;
@@ -84,19 +78,14 @@ pub struct Consumer<R: UnitOfWork> {
 }
 
 impl<R: UnitOfWork> Consumer<R> {
-    /// A consumer with these handlers.
     pub(crate) fn new(
         service: &'static str,
         config: watch::Receiver<KafkaConfig>,
-        db: PgPool,
-        registry: Arc<SchemaRegistryClient>,
-        (wakeups, heartbeat): (Arc<Wakeups>, Heartbeat),
-        handlers: Handlers<R>,
+        resources: ConsumerResources<R>,
     ) -> Consumer<R> {
-        let router = Arc::new(EventRouter::new(service, handlers.routes));
+        let ConsumerResources { db, registry, router, .. } = &resources;
         router.topics().for_each(|topic| registry.declare_topic(topic));
         let lag = ConsumerLag::new(db.clone());
-        let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
         Consumer { service, config, resources, lag }
     }
 

@@ -10,11 +10,15 @@ use crate::event::{Event, HandlerContext, Outgoing, Topic};
 
 /// What a handler or a command publishes: an event, `()` for nothing, an `Option` or a tuple of outcomes, or a type
 /// with `#[derive(Outcome)]`. An enum is one of several outcomes. A tuple or a struct is several outcomes together.
+#[diagnostic::on_unimplemented(
+    note = "outcomes are events, `()`, options and tuples of them, and types with `#[derive(Outcome)]`"
+)]
 pub trait Outcome {
     /// Adds its events in the order in which they are published.
     fn collect(self, events: &mut OutgoingEvents);
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Event> Outcome for E {
     fn collect(self, events: &mut OutgoingEvents) {
         events.add(Outgoing::from_event(&self));
@@ -74,6 +78,10 @@ impl OutgoingEvents {
         let is_alone = self.events.is_empty();
         assert!(is_alone || self.have_keyed_ids, "its outcome has two events with one id");
         self.events.push(event);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
     }
 
     /// # Panics

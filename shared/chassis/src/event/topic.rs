@@ -4,13 +4,13 @@ use std::sync::OnceLock;
 
 use crate::event::avro::Codec;
 
-/// The number of partitions of a topic that declares no other: the most instances of a service that can share it.
+/// The number of partitions of a topic that declares none itself: the most instances of a service that can share it.
 ///
 /// A small number, because librdkafka sends a request for each partition (its issue 1700), so each partition costs
 /// every batch a request. Partitions can be added later.
 pub const PARTITIONS: i32 = 3;
 
-/// For how many days a topic keeps its records that declares nothing else.
+/// For how many days a topic that declares nothing else keeps its records.
 pub const FACT_DAYS: u32 = 14;
 
 /// How long the records of a personal topic are kept, at most.

@@ -167,6 +167,24 @@ impl<E: FeedEntry> ChangeFeed<E> {
         gauge!("change_feed_subscribers").increment(1);
         Ok(Subscription { feed: self.clone(), subject, after, _permit: permit, _place: place })
     }
+
+    /// Closes the connections of this feed, so that the database has their statistics.
+    #[cfg(test)]
+    pub(crate) async fn close(&self) {
+        self.shared.db.close().await;
+    }
+
+    /// The number of polls so far.
+    #[cfg(test)]
+    pub(crate) fn polls(&self) -> u64 {
+        self.shared.polls.load(Ordering::Relaxed)
+    }
+
+    /// The number of subscribers that wait for an entry.
+    #[cfg(test)]
+    pub(crate) fn subscriber_count(&self) -> usize {
+        self.shared.subscribers.lock().by_id.len()
+    }
 }
 
 pub(super) struct Subscription<E: FeedEntry> {
@@ -291,28 +309,6 @@ impl<E: FeedEntry> Shared<E> {
                 // If the subscriber has gone at this moment, its entries are not needed.
                 let _ = subscriber.sender.send(new);
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    impl<E: FeedEntry> ChangeFeed<E> {
-        /// Closes the connections of this feed, so that the database has their statistics.
-        pub(crate) async fn close(&self) {
-            self.shared.db.close().await;
-        }
-
-        /// The number of polls so far.
-        pub(crate) fn polls(&self) -> u64 {
-            self.shared.polls.load(Ordering::Relaxed)
-        }
-
-        /// The number of subscribers that wait for an entry.
-        pub(crate) fn subscriber_count(&self) -> usize {
-            self.shared.subscribers.lock().by_id.len()
         }
     }
 }

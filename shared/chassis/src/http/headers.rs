@@ -161,7 +161,6 @@ pub(crate) fn key_parameter(required: Required) -> Parameter {
     header_parameter("Idempotency-Key", description, schema.build(), required)
 }
 
-/// For a handler that requires the key.
 impl IntoParams for PreferWait {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let schema = ObjectBuilder::new().schema_type(Type::String).examples(["wait=10"]);

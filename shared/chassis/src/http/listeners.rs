@@ -43,8 +43,9 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<Listeners> {
     };
     match bind((other, first.local_addr()?.port()).into()) {
         Ok(second) => Ok(Listeners { first, second: Some(second) }),
-        // A free port was asked for, and it is free for one family.
-        Err(error) if error.kind() == ErrorKind::AddrInUse && addr.port() != 0 => Err(error),
+        // A free port was asked for, and it is free for one family. The next one differs, because `first` has this one.
+        Err(error) if error.kind() == ErrorKind::AddrInUse && addr.port() == 0 => listen(addr),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(error),
         Err(error) => {
             info!("{addr} is not served on {other}: {error}");
             Ok(first.into())
@@ -72,6 +73,11 @@ impl From<TcpListener> for Listeners {
 }
 
 impl Listeners {
+    #[cfg(test)]
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.first.local_addr()
+    }
+
     pub(super) async fn accept(&mut self) -> TcpStream {
         let Some(second) = &mut self.second else {
             return Listener::accept(&mut self.first).await.0;
@@ -92,16 +98,5 @@ impl Listeners {
                 TcpStream::from_std(stream).ok()
             })
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    impl Listeners {
-        pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-            self.first.local_addr()
-        }
     }
 }

@@ -83,15 +83,9 @@ impl WriterSchemas {
     pub(super) fn take_used(&self) -> HashMap<u32, Arc<Codec>> {
         std::mem::take(&mut self.used.lock())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    impl WriterSchemas {
-        pub(crate) fn get(&self, id: u32) -> &CachedSchema {
-            &self.by_id[&id]
-        }
+    #[cfg(test)]
+    pub(crate) fn get(&self, id: u32) -> &CachedSchema {
+        &self.by_id[&id]
     }
 }

@@ -50,6 +50,9 @@ impl Envelope {
         context: HandlerContext,
         trace: &Context,
     ) -> Vec<Envelope> {
+        if events.is_empty() {
+            return Vec::new();
+        }
         let HandlerContext { causation_id, now: occurred_at, .. } = context;
         let (traceparent, tracestate) = telemetry::trace_headers(trace);
         let envelope = |(event_id, event)| {

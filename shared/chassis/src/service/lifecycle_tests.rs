@@ -261,7 +261,7 @@ async fn a_service_that_is_no_reader_of_personal_data_or_hides_what_it_reads_doe
         service
     };
     let refused = refusal(service(vec![&OPENED, &NAMED])).await;
-    let expected = "bank.named has personal data, and till is not among its readers: bank has to add \"till\" to \
+    let expected = "bank.named has personal data, and till is not among its readers: either bank adds \"till\" to \
                     `personal(…)`";
     assert!(refused.starts_with(expected), "{refused}");
     let hiding = service(vec![&CLOSED]);

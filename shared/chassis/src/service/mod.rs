@@ -34,6 +34,7 @@ use crate::config::{Config, KafkaConfig};
 use crate::consumer::Consumer;
 use crate::consumer::handlers::Handlers;
 use crate::consumer::resources::ConsumerResources;
+use crate::consumer::router::EventRouter;
 use crate::db::pool::RenewablePool;
 use crate::event::{self, Event, Topic};
 use crate::flow::heartbeat::{Heartbeat, Heartbeats};
@@ -89,7 +90,7 @@ pub struct Service {
     pub(crate) callers: Callers,
 }
 
-/// The routers of the API and of the admin port. Each has its own port because each has other clients.
+/// The router of the API, and the two of the admin port. Each port has other clients.
 pub(crate) struct Routers {
     pub api: Router,
     pub books: Router,
@@ -206,8 +207,10 @@ impl Service {
         let _ = self.consumed_topics.set(handlers.topics());
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_HEARTBEAT_TIMEOUT);
         let (db, registry) = (self.db.clone(), self.registry.clone());
-        let loops = (self.wakeups.clone(), heartbeat);
-        Consumer::new(self.name, self.kafka.subscribe(), db, registry, loops, handlers)
+        let router = Arc::new(EventRouter::new(self.name, handlers.routes));
+        let wakeups = self.wakeups.clone();
+        let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
+        Consumer::new(self.name, self.kafka.subscribe(), resources)
     }
 
     /// The heartbeat of a loop of the service's own, which has to beat at least once in every `bound`. Otherwise
@@ -228,8 +231,7 @@ impl Service {
         ChangeFeed::new(self.db.clone(), self.wakeups.clone(), self.draining.clone())
     }
 
-    /// A topic of state that this service consumes, to be read from its beginning. If it has no handler for the topic,
-    /// [`Handlers::reads`] names it.
+    /// A topic of state for which this service has a handler, to be read from its beginning.
     pub fn compacted_topic<E: Event>(&self) -> CompactedTopic<E> {
         self.snapshot_topics.lock().push(E::topic());
         CompactedTopic::new(self.name, self.kafka.subscribe(), self.registry.clone())
@@ -272,16 +274,14 @@ impl Service {
             let Topic { name, publisher, .. } = topic;
             anyhow::ensure!(
                 topic.admits(service),
-                "{name} has personal data, and {service} is not among its readers: {publisher} has to add \
-                 \"{service}\" to `personal(…)` where the event is declared, or else remove its handler from \
-                 `handlers()`"
+                "{name} has personal data, and {service} is not among its readers: either {publisher} adds \
+                 \"{service}\" to `personal(…)` where the event is declared, or {service} removes its handler"
             );
         }
         for Topic { name, .. } in &*self.snapshot_topics.lock() {
             anyhow::ensure!(
                 consumed.iter().any(|topic| topic.name == *name),
-                "{service} reads {name} from its beginning, and its handlers do not name it: add \
-                 `.reads::<…>()` to `handlers()`"
+                "{service} reads {name} from its beginning, and its handlers do not name it: add one to `handlers()`"
             );
         }
         Ok(())

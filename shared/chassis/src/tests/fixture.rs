@@ -4,6 +4,8 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::config::KafkaConfig;
+use crate::consumer::resources::ConsumerResources;
+use crate::consumer::router::EventRouter;
 use crate::outbox::producer::Producer;
 use crate::outbox::sender::OutboxSender;
 
@@ -159,9 +161,12 @@ impl<const TEST: u32> Fixture<TEST> {
         kafka: watch::Receiver<KafkaConfig>,
         handlers: Handlers<R>,
     ) -> Consumer<R> {
-        let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
-        let loops = (self.wakeups.clone(), beat);
-        Consumer::new(self.service, kafka, self.db.clone(), self.registry(), loops, handlers)
+        let heartbeat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
+        let (db, registry) = (self.db.clone(), self.registry());
+        let router = Arc::new(EventRouter::new(self.service, handlers.routes));
+        let wakeups = self.wakeups.clone();
+        let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
+        Consumer::new(self.service, kafka, resources)
     }
 
     pub fn handlers(&self) -> Handlers<Tills> {

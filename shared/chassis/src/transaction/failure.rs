@@ -31,7 +31,7 @@ impl From<sqlx::Error> for Failure {
 }
 
 /// What the loop does next with a part that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// It tries the part again with its keys checked first: the cause may be a duplicate that was assumed to be new.
     CheckDuplicates,

@@ -10,8 +10,7 @@ use crate::unit_of_work::table::{Changes, Table};
 
 /// Reads the rows of one batch, in its transaction.
 pub struct Loader<'tx> {
-    /// The transaction, for a statement that reads no [`Table`].
-    pub tx: &'tx mut PgConnection,
+    tx: &'tx mut PgConnection,
     changes: Changes,
 }
 

@@ -78,14 +78,12 @@ fn assert_type_documented(topic: &str, schema: &Value) {
 /// If that is not so, or if a schema is no JSON.
 #[track_caller]
 pub fn assert_personal_fields(topics: &[&Topic]) {
-    let fields: Vec<(&Topic, Vec<(String, bool)>)> = topics
-        .iter()
-        .map(|topic| {
-            let mut fields = Vec::new();
-            collect_fields(&parse_schema(topic), &mut fields);
-            (*topic, fields)
-        })
-        .collect();
+    let fields_of = |topic| {
+        let mut fields: Vec<(String, bool)> = Vec::new();
+        collect_fields(&parse_schema(topic), &mut fields);
+        (topic, fields)
+    };
+    let fields: Vec<_> = topics.iter().map(|topic| fields_of(*topic)).collect();
     let all = fields.iter().flat_map(|(_, fields)| fields);
     let personal: BTreeSet<&str> = all.filter(|it| it.1).map(|(name, _)| &**name).collect();
     for (topic, fields) in &fields {

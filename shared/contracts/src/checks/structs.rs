@@ -80,7 +80,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::checks::tests::{SOLD, SOLD_TOPIC};
+    use crate::checks::tests::SOLD_TOPIC;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Sold {
