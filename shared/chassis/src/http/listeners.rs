@@ -11,8 +11,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tracing::info;
 
-/// Connections that wait to be served, at most: as many as are served at a time. The system drops further ones,
-/// and when it is busy some of their clients believe that they are connected.
+/// Connections that wait to be served, at most: as many as are served at a time. The system drops further ones.
 const LISTEN_BACKLOG: u32 = 1024;
 
 #[derive(Debug)]
