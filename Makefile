@@ -102,9 +102,10 @@ crash-points: build crash-programs #- Kill the services at every crash point, an
 chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of its own; a report in target/chaos
 	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-faults: build crash-programs #- The faults that take minutes each, three brokers, a small disk or a wrong clock (about 95 minutes; ALLOW_SKIP=1 without root, Go, Python, nginx or tcpdump)
+faults: build crash-programs #- The faults that take minutes each, three brokers, a small disk or a wrong clock (about 100 minutes; ALLOW_SKIP=1 without root, Go, Python, nginx or tcpdump)
 	@$(BUILD_BENCH)
-	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long:: crash_points:: new_service::
+	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored \
+	  faults::long:: crash_points:: new_service:: outages:: poison:: republish:: skipped_records:: three_orders
 
 alerts: build #- Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))

@@ -78,6 +78,7 @@ fn one_order_and_two_orders_always_end_in_agreement() {
 }
 
 #[test]
+#[ignore = "takes two minutes: make faults"]
 fn three_orders_for_two_units_always_end_in_agreement() {
     assert_eq!(explore(SagaModel::<3>::new(2, None)), (7_334_329, vec![]));
 }

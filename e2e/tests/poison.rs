@@ -107,6 +107,7 @@ async fn wait_for_poison(
 
 /// F27. Records of the largest size, in every topic with subscribers.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
 async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_stays_bounded()
 -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {

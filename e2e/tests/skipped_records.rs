@@ -59,6 +59,7 @@ async fn orders_that_another_program_read_in_the_group_of_payment_end_by_themsel
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
 async fn records_that_were_deleted_unread_are_reported_and_their_orders_end_after_a_republication()
 -> Result<()> {
     with_exclusive_fixture(async |fixture| {
