@@ -1,7 +1,7 @@
 # Every command of the project; CI runs only these. `make` lists the usual ones, and `make all-targets` all.
 # A component of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 # STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
-# dead-letters, dead-letter, replay, discard, pause, resume, poison, sql, republish, rebuild and timeline. Like all
+# dead-letters, dead-letter, replay, discard, pause, resume, poison, sql, republish, rebuild, rebuild-order and timeline. Like all
 # targets they need the Rust toolchain. They read exported variables, and no file `.env`.
 
 SHELL := bash
@@ -38,7 +38,7 @@ LIBRARIES := chassis checker contracts derive faults launcher ops-client testing
 .PHONY: help all-targets demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: relay connectors end-transactions alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard pause resume poison sql token report
-.PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish rewind lose-disk rebuild erase timeline openapi bench microbench mutants
+.PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish rewind lose-disk rebuild rebuild-order erase timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@$(call list,\#\#)
@@ -209,6 +209,9 @@ end-transactions: build #- Abort the Kafka transactions that a crash of the brok
 
 rebuild: build #- Rebuild the order service's copy of the items from their topic
 	@$(E2E) rebuild
+
+rebuild-order: build #- Rebuild the row of order ID=… from its history
+	@$(call need,ID)$(E2E) rebuild-order "$(ID)"
 
 # The id reaches the program by its environment, so no list of processes shows it.
 erase: export CUSTOMER := $(CUSTOMER)

@@ -15,6 +15,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod mutants;
+mod participants;
 mod promises;
 mod properties;
 mod read_back;
@@ -32,7 +33,7 @@ use saga::SagaModel;
 /// Explores all states. Returns their number, and the promises that were broken and the situations
 /// that never occurred.
 fn explore<const N: usize>(saga: SagaModel<N>) -> (usize, Vec<String>) {
-    let (began, units, mutant) = (Instant::now(), saga.units, saga.mutant);
+    let (began, units, mutant) = (Instant::now(), saga.rules.units, saga.rules.mutant);
     // With a mutant, the search finds every promise that it breaks. Without one, the first broken promise ends the
     // search, which might have no end then.
     let enough = match mutant {

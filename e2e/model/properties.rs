@@ -1,7 +1,8 @@
 //! The promises, and the whole space of what can happen to them.
 
 use chassis::OutgoingEvents;
-use order::{PaymentLeg, Reason, Status, StockLeg};
+use events::participants::LegState::{self, *};
+use order::{Reason, Status};
 use stateright::{Model, Property};
 
 use crate::mutants::Mutant;
@@ -9,7 +10,7 @@ use crate::promises::*;
 use crate::rows::place_order;
 use crate::saga::SagaModel;
 use crate::world::EventKind::*;
-use crate::world::{OrderState, Service, Step, World, deliveries};
+use crate::world::{OrderState, PARTICIPANTS, PAYMENT, STOCK, Service, Step, World, deliveries};
 
 impl<const N: usize> Model for SagaModel<N> {
     type State = World<N>;
@@ -19,10 +20,8 @@ impl<const N: usize> Model for SagaModel<N> {
     fn init_states(&self) -> Vec<World<N>> {
         let blank = OrderState {
             status: Status::Pending,
-            payment_leg: PaymentLeg::Waiting,
-            stock_leg: StockLeg::Waiting,
-            payment: None,
-            reservation: None,
+            legs: [Waiting; PARTICIPANTS],
+            own: [None; PARTICIPANTS],
             charges: 0,
             refunds: 0,
             held: 0,
@@ -32,8 +31,8 @@ impl<const N: usize> Model for SagaModel<N> {
             unprocessable: false,
         };
         let (rows, event) = place_order();
-        let placed = self.read_order(blank, &rows, OutgoingEvents::of(event));
-        vec![World { orders: [placed; N], available: self.units }]
+        let placed = self.rules.read_order(blank, &rows, OutgoingEvents::of(event));
+        vec![World { orders: [placed; N], available: self.rules.units }]
     }
 
     fn actions(&self, world: &World<N>, actions: &mut Vec<(usize, Step)>) {
@@ -42,10 +41,10 @@ impl<const N: usize> Model for SagaModel<N> {
             actions.push((nth, Step::Cancel(Reason::Deadline)));
             for (to, kind) in deliveries(placed) {
                 actions.push((nth, Step::Deliver { to, kind, funded: true }));
-                if (to, kind) == (Service::Payment, Created) {
+                if (to, kind) == (Service::Participant(PAYMENT), Created) {
                     actions.push((nth, Step::Deliver { to, kind, funded: false }));
                 }
-                if self.mutant == Some(Mutant::OffsetBeforeCommit) {
+                if self.rules.mutant == Some(Mutant::OffsetBeforeCommit) {
                     actions.push((nth, Step::Lose(to, kind)));
                 }
             }
@@ -68,7 +67,7 @@ impl<const N: usize> Model for SagaModel<N> {
             Property::always(NEVER_NEGATIVE, |_, world: &World<N>| world.available >= 0),
             Property::always(CONSERVED, |saga: &SagaModel<N>, world: &World<N>| {
                 let held: i8 = world.orders.iter().map(|placed| placed.held).sum();
-                world.available + held == saga.units
+                world.available + held == saga.rules.units
             }),
             Property::always(CHARGED_ONCE, |_, world: &World<N>| {
                 let mut orders = world.orders.iter();
@@ -91,23 +90,22 @@ impl<const N: usize> Model for SagaModel<N> {
                 world.orders.iter().any(|placed| placed.status == Status::Confirmed)
             }),
             Property::sometimes("refunded", |_, world: &World<N>| {
-                world.orders.iter().any(|placed| placed.payment == Some(payment::State::Refunded))
+                world.orders.iter().any(|placed| placed.own[PAYMENT] == Some(Undone))
             }),
             Property::sometimes("released", |_, world: &World<N>| {
-                world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Released))
+                world.orders.iter().any(|placed| placed.own[STOCK] == Some(Undone))
             }),
             Property::sometimes(OVERTAKEN_BY_CANCELLATION, |_, world: &World<N>| {
-                let void = (Some(payment::State::Void), Some(stock::State::Void));
-                world.orders.iter().any(|placed| (placed.payment, placed.reservation) == void)
+                world.orders.iter().any(|placed| placed.own == [Some(Void); PARTICIPANTS])
             }),
             Property::sometimes("out of stock", |_, world: &World<N>| {
-                world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Rejected))
+                world.orders.iter().any(|placed| placed.own[STOCK] == Some(Refused))
             }),
         ]
     }
 }
 
-const OVERTAKEN_BY_CANCELLATION: &str = "cancelled before payment and stock received it";
+const OVERTAKEN_BY_CANCELLATION: &str = "cancelled before any participant received it";
 
 fn ends_once(placed: &OrderState) -> bool {
     let ends = placed.published & (Confirmed.bit() | Cancelled.bit());
@@ -119,33 +117,12 @@ fn ends_once(placed: &OrderState) -> bool {
 }
 
 pub fn ends_in_agreement(placed: &OrderState) -> bool {
-    let legs = (placed.payment, placed.payment_leg, placed.reservation, placed.stock_leg);
     let done = (placed.charges - placed.refunds.min(placed.charges), placed.held);
-    match placed.status {
-        Status::Pending => false,
-        Status::Confirmed => {
-            let yes = (
-                Some(payment::State::Verified),
-                PaymentLeg::Verified,
-                Some(stock::State::Reserved),
-                StockLeg::Reserved,
-            );
-            legs == yes && done == (1, 1)
+    let all = |states: &[LegState]| placed.legs.iter().all(|leg| states.contains(leg));
+    placed.own == placed.legs.map(Some)
+        && match placed.status {
+            Status::Pending => false,
+            Status::Confirmed => all(&[Accepted]) && done == (1, 1),
+            Status::Cancelled => all(&[Refused, Undone, Void]) && done == (0, 0),
         }
-        Status::Cancelled => {
-            let payment_agrees = matches!(
-                (placed.payment, placed.payment_leg),
-                (Some(payment::State::Declined), PaymentLeg::Declined)
-                    | (Some(payment::State::Refunded), PaymentLeg::Refunded)
-                    | (Some(payment::State::Void), PaymentLeg::Void)
-            );
-            let stock_agrees = matches!(
-                (placed.reservation, placed.stock_leg),
-                (Some(stock::State::Rejected), StockLeg::Rejected)
-                    | (Some(stock::State::Released), StockLeg::Released)
-                    | (Some(stock::State::Void), StockLeg::Void)
-            );
-            payment_agrees && stock_agrees && done == (0, 0)
-        }
-    }
 }

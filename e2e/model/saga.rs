@@ -3,47 +3,47 @@
 use std::collections::HashMap;
 use std::sync::RwLock;
 
-use chassis::{
-    Accepted, Command, HandlerContext, HandlerResult, Outcome, OutgoingEvents, Unprocessable,
-};
-use order::{CancelOrder, PaymentLeg, Reason, Status, StockLeg};
+use chassis::{Command, HandlerContext, OutgoingEvents};
+use events::participants::LegState::*;
+use order::{CancelOrder, Reason, Status};
 
 use crate::mutants::Mutant;
+use crate::participants::PARTS;
 use crate::rows::*;
 use crate::world::EventKind::*;
-use crate::world::{EventKind, OrderState, Service, Step};
+use crate::world::{
+    EventKind, OrderState, PARTICIPANTS, PAYMENT, Rules, STOCK, Service, Step, StepState,
+};
 
-/// One order and the item: all that a step can see and change.
-pub type StepState = (OrderState, i8);
-
-/// The model: so many orders, so many units, and the rule that is broken, if one is.
+/// The model: so many orders, and their rules.
 pub struct SagaModel<const N: usize> {
-    pub units: i8,
-    pub mutant: Option<Mutant>,
+    pub rules: Rules,
     /// The result of each step: handlers are pure, so each is called once for a step.
     pub cache: Option<RwLock<HashMap<(StepState, Step), StepState>>>,
 }
 
 impl<const N: usize> SagaModel<N> {
     pub fn new(units: i8, mutant: Option<Mutant>) -> Self {
-        SagaModel { units, mutant, cache: Some(RwLock::default()) }
+        SagaModel { rules: Rules { units, mutant }, cache: Some(RwLock::default()) }
     }
 
     /// Calls the handlers at each step, even if the same step was taken before.
     pub fn without_cache(units: i8) -> Self {
-        SagaModel { units, mutant: None, cache: None }
+        SagaModel { rules: Rules { units, mutant: None }, cache: None }
     }
 
     pub fn step(&self, part: StepState, step: Step) -> StepState {
-        let Some(cache) = &self.cache else { return self.compute_step(part, step) };
+        let Some(cache) = &self.cache else { return self.rules.compute_step(part, step) };
         if let Some(next) = cache.read().unwrap().get(&(part, step)) {
             return *next;
         }
-        let next = self.compute_step(part, step);
+        let next = self.rules.compute_step(part, step);
         cache.write().unwrap().insert((part, step), next);
         next
     }
+}
 
+impl Rules {
     /// Takes a step with the rule in force, or with its mutant.
     #[allow(clippy::too_many_lines)]
     pub fn compute_step(&self, (before, available): StepState, step: Step) -> StepState {
@@ -67,59 +67,50 @@ impl<const N: usize> SagaModel<N> {
         };
         let mut ignored = false;
         match (self.mutant, to, kind) {
-            (Some(NonAtomicDedupeInPayment), Service::Payment, Created)
-                if before.payment == Some(payment::State::Verified)
-                    && before.charges < 2
-                    && funded =>
+            (Some(NonAtomicDedupeInPayment), Service::Participant(PAYMENT), Created)
+                if before.own[PAYMENT] == Some(Accepted) && before.charges < 2 && funded =>
             {
-                shown.payment = None;
+                shown.own[PAYMENT] = None;
             }
-            (Some(NonAtomicDedupeInStock), Service::Stock, Created)
-                if before.reservation == Some(stock::State::Reserved) && before.held < 2 =>
+            (Some(NonAtomicDedupeInStock), Service::Participant(STOCK), Created)
+                if before.own[STOCK] == Some(Accepted) && before.held < 2 =>
             {
-                shown.reservation = None;
+                shown.own[STOCK] = None;
             }
-            (Some(LateAcceptanceWins), Service::Order, Verified | Reserved)
+            (Some(LateAcceptanceWins), Service::Order, Answer(_, Accepted))
                 if before.status == Status::Cancelled =>
             {
                 shown.status = Status::Pending;
             }
-            (Some(NoRefund), Service::Payment, Cancelled) => {
-                ignored = before.payment == Some(payment::State::Verified);
+            (Some(NoRefund), Service::Participant(nth @ PAYMENT), Cancelled)
+            | (Some(NoRelease), Service::Participant(nth @ STOCK), Cancelled) => {
+                ignored = before.own[nth] == Some(Accepted);
             }
-            (Some(NoRelease), Service::Stock, Cancelled) => {
-                ignored = before.reservation == Some(stock::State::Reserved);
+            (Some(FirstAcceptanceDropped), Service::Order, Answer(nth, Accepted)) => {
+                shown.legs[nth] = Accepted;
+                ignored = shown.legs.iter().any(|leg| *leg != Accepted);
+                shown.legs = before.legs;
             }
-            (Some(FirstAcceptanceDropped), Service::Order, Verified) => {
-                ignored = before.stock_leg != StockLeg::Reserved;
-            }
-            (Some(FirstAcceptanceDropped), Service::Order, Reserved) => {
-                ignored = before.payment_leg != PaymentLeg::Verified;
-            }
-            (Some(ConfirmedOnOneAcceptance), Service::Order, Verified) => {
-                shown.stock_leg = StockLeg::Reserved
-            }
-            (Some(ConfirmedOnOneAcceptance), Service::Order, Reserved) => {
-                shown.payment_leg = PaymentLeg::Verified
+            (Some(ConfirmedOnOneAcceptance), Service::Order, Answer(nth, Accepted)) => {
+                shown.legs = [Accepted; PARTICIPANTS];
+                shown.legs[nth] = before.legs[nth];
             }
             (Some(LegsOnlyWhilePending), Service::Order, _) => {
                 ignored = before.status != Status::Pending
             }
-            (Some(LegsMayGoBack), Service::Order, _) if kind.topic().publisher == "payment" => {
-                shown.payment_leg = PaymentLeg::Waiting;
+            (Some(LegsMayGoBack), Service::Order, Answer(nth, _)) => shown.legs[nth] = Waiting,
+            (Some(UnguardedDecrement), Service::Participant(STOCK), Created) => {
+                shown_available += PLENTY
             }
-            (Some(LegsMayGoBack), Service::Order, _) => shown.stock_leg = StockLeg::Waiting,
-            (Some(UnguardedDecrement), Service::Stock, Created) => shown_available += PLENTY,
-            (Some(ReleasedTwice), Service::Stock, Cancelled)
-                if before.reservation == Some(stock::State::Released)
-                    && available <= self.units =>
+            (Some(ReleasedTwice), Service::Participant(STOCK), Cancelled)
+                if before.own[STOCK] == Some(Undone) && available <= self.units =>
             {
-                shown.reservation = Some(stock::State::Reserved);
+                shown.own[STOCK] = Some(Accepted);
             }
-            (Some(RefundedTwice), Service::Payment, Cancelled)
-                if before.payment == Some(payment::State::Refunded) && before.refunds < 2 =>
+            (Some(RefundedTwice), Service::Participant(PAYMENT), Cancelled)
+                if before.own[PAYMENT] == Some(Undone) && before.refunds < 2 =>
             {
-                shown.payment = Some(payment::State::Verified);
+                shown.own[PAYMENT] = Some(Accepted);
             }
             _ => {}
         }
@@ -129,36 +120,31 @@ impl<const N: usize> SagaModel<N> {
         };
         after.delivered |= to.bit(kind);
         match (self.mutant, to, kind) {
-            (Some(NoTombstoneInStock), Service::Stock, Cancelled)
-                if before.reservation.is_none() =>
+            (Some(NoTombstoneInStock), Service::Participant(nth @ STOCK), Cancelled)
+            | (Some(NoTombstoneInPayment), Service::Participant(nth @ PAYMENT), Cancelled)
+                if before.own[nth].is_none() =>
             {
-                after.reservation = None;
+                after.own[nth] = None;
             }
-            (Some(NoTombstoneInPayment), Service::Payment, Cancelled)
-                if before.payment.is_none() =>
-            {
-                after.payment = None;
-            }
-            (Some(LateAcceptanceWins), Service::Order, Verified | Reserved)
+            (Some(LateAcceptanceWins), Service::Order, Answer(_, Accepted))
                 if after.status == Status::Pending =>
             {
                 after.status = before.status;
             }
-            (Some(ConfirmedOnOneAcceptance), Service::Order, Verified) => {
-                after.stock_leg = before.stock_leg
+            (Some(ConfirmedOnOneAcceptance), Service::Order, Answer(nth, Accepted)) => {
+                let leg = after.legs[nth];
+                after.legs = before.legs;
+                after.legs[nth] = leg;
             }
-            (Some(ConfirmedOnOneAcceptance), Service::Order, Reserved) => {
-                after.payment_leg = before.payment_leg
-            }
-            (Some(PaymentRefusalIgnored), Service::Order, Declined)
-            | (Some(StockRefusalIgnored), Service::Order, Rejected) => {
+            (Some(PaymentRefusalIgnored), Service::Order, Answer(PAYMENT, Refused))
+            | (Some(StockRefusalIgnored), Service::Order, Answer(STOCK, Refused)) => {
                 after.status = before.status;
                 after.published = before.published;
             }
-            (Some(OvertakingCancelUnanswered), Service::Stock | Service::Payment, Cancelled) => {
-                after.published &= !(PaymentVoid.bit() | StockVoid.bit()) | before.published;
+            (Some(OvertakingCancelUnanswered), Service::Participant(nth), Cancelled) => {
+                after.published &= !Answer(nth, Void).bit() | before.published;
             }
-            (Some(UnguardedDecrement), Service::Stock, Created) => left -= PLENTY,
+            (Some(UnguardedDecrement), Service::Participant(STOCK), Created) => left -= PLENTY,
             _ => {}
         }
         (after, left)
@@ -170,7 +156,9 @@ impl<const N: usize> SagaModel<N> {
             CancelOrder { order_id: ORDER, reason, caller: chassis::Caller::unrestricted() };
         let context = HandlerContext { causation_id: None, ..context() };
         match cancel.decide(&mut rows, context) {
-            Ok(Accepted { event, .. }) => self.read_order(shown, &rows, OutgoingEvents::of(event)),
+            Ok(chassis::Accepted { event, .. }) => {
+                self.read_order(shown, &rows, OutgoingEvents::of(event))
+            }
             Err(refusal) => {
                 assert_eq!(refusal, order::saga::Refusal::AlreadyConfirmed);
                 assert_eq!(
@@ -191,53 +179,21 @@ impl<const N: usize> SagaModel<N> {
         kind: EventKind,
         funded: bool,
     ) -> StepState {
-        let none_subscribed = || unreachable!("{to:?} does not subscribe to {kind:?}");
-        match to {
-            Service::Order => {
-                let (mut rows, of) = (orders_from(&shown), context());
-                let orders = &mut rows;
-                let answer = match kind {
-                    Verified => published(order::saga::payment_verified(&verified(), orders, of)),
-                    Declined => published(order::saga::payment_declined(&declined(), orders, of)),
-                    Refunded | PaymentVoid => {
-                        let event = refunded(kind == Refunded);
-                        published(order::saga::payment_refunded(&event, orders, of))
+        let (nth, state) = match (to, kind) {
+            (Service::Participant(nth), _) => {
+                let part = &PARTS[nth];
+                return match (part.handle)(self, (shown, available), kind, funded) {
+                    Ok((after, left, events)) => {
+                        (self.record_published(after, part.service, events), left)
                     }
-                    Reserved => published(order::saga::stock_reserved(&reserved(), orders, of)),
-                    Rejected => published(order::saga::stock_rejected(&rejected(), orders, of)),
-                    Released | StockVoid => {
-                        let event = released(kind == Released);
-                        published(order::saga::stock_released(&event, orders, of))
-                    }
-                    Created | Cancelled | Confirmed => none_subscribed(),
+                    Err(_) => (OrderState { unprocessable: true, ..shown }, available),
                 };
-                (self.read_order_result(shown, answer, &rows), available)
             }
-            Service::Payment => {
-                let (mut rows, of) = (ledger_from(&shown, funded), context());
-                let ledger = &mut rows;
-                let answer = match kind {
-                    Created => published(payment::saga::verify_payment(&created(), ledger, of)),
-                    Cancelled => published(payment::saga::refund_payment(&cancelled(), ledger, of)),
-                    _ => none_subscribed(),
-                };
-                (self.read_payment_result(shown, answer, &rows), available)
-            }
-            Service::Stock => {
-                let (mut rows, of) = (warehouse_from(&shown, available, self.units), context());
-                let warehouse = &mut rows;
-                let answer = match kind {
-                    Created => published(stock::saga::reserve_stock(&created(), warehouse, of)),
-                    Cancelled => published(stock::saga::release_stock(&cancelled(), warehouse, of)),
-                    _ => none_subscribed(),
-                };
-                self.read_stock_result((shown, available), answer, &rows)
-            }
-        }
+            (Service::Order, Answer(nth, state)) => (nth, state),
+            _ => unreachable!("{to:?} does not subscribe to {kind:?}"),
+        };
+        let mut rows = orders_from(&shown);
+        let answer = (PARTS[nth].answer)(state, &mut rows);
+        (self.read_order_result(shown, answer, &rows), available)
     }
-}
-
-/// What a handler publishes, as it leaves the service.
-fn published(answer: HandlerResult<impl Outcome>) -> Result<OutgoingEvents, Unprocessable> {
-    answer.map(OutgoingEvents::of)
 }

@@ -90,6 +90,8 @@ enum Command {
     EndTransactions,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,
+    /// Rebuild the row of an order from its history
+    RebuildOrder { order_id: uuid::Uuid },
     /// Print the report of the reporting database
     Report,
     /// Erase a customer in all services; the id is read from CUSTOMER or from standard input
@@ -183,6 +185,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
         Command::EndTransactions => hanging_transactions::command(&open_stack()?).await?,
         Command::Rebuild => rebuild::print(&rebuild::run(&operator()?).await?),
+        Command::RebuildOrder { order_id } => rebuild::order(&operator()?, order_id).await?,
         Command::Report => reporting::print(&reporting::report(&open_stack()?).await?),
         Command::Erase => {
             let (customer_id, replacement) =

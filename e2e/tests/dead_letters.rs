@@ -107,7 +107,10 @@ async fn a_dead_letter_made_by_hand_is_found_read_and_replayed_to_a_confirmed_or
         }
         eventually("stock's answer", TIMEOUT, async || {
             let waiting = client.get_order(order.order_id).await?;
-            ensure!(waiting.payment == "waiting" && waiting.stock == "reserved", "{waiting:?}");
+            ensure!(
+                waiting.leg("payment") == "waiting" && waiting.leg("stock") == "reserved",
+                "{waiting:?}"
+            );
             Ok(())
         })
         .await?;
@@ -197,8 +200,11 @@ async fn an_order_whose_event_is_discarded_can_be_cancelled_and_ends() -> Result
         .await?;
         let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
         // Void if the cancellation overtook the order.
-        let undone = ["released", "void"].contains(&&*ended.stock);
-        ensure!((&*ended.status, &*ended.payment) == ("cancelled", "void") && undone, "{ended:?}");
+        let undone = ["released", "void"].contains(&ended.leg("stock"));
+        ensure!(
+            (&*ended.status, ended.leg("payment")) == ("cancelled", "void") && undone,
+            "{ended:?}"
+        );
         Ok(())
     })
     .await
@@ -215,7 +221,7 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
         let id = order.order_id;
         eventually("payment's approval", TIMEOUT, async || {
             let order = client.get_order(id).await?;
-            ensure!(order.payment == "verified", "{order:?}");
+            ensure!(order.leg("payment") == "verified", "{order:?}");
             Ok(())
         })
         .await?;
@@ -242,7 +248,7 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
         stack.start("stock").await?;
         eventually("stock to release its lines", TIMEOUT, async || {
             let order = client.get_order(id).await?;
-            ensure!(["released", "void"].contains(&&*order.stock), "{order:?}");
+            ensure!(["released", "void"].contains(&order.leg("stock")), "{order:?}");
             Ok(())
         })
         .await?;

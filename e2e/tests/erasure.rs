@@ -70,7 +70,7 @@ async fn an_erased_customer_is_in_no_table_and_the_checker_accepts_no_other_diff
         let again = erasure::run(stack, customer, None).await?;
         ensure!(again.iter().all(|(_, erased)| erased.replaced == 0), "{again:?}");
         let declined = place_until(client, customer, "cancelled").await?;
-        ensure!(declined.payment == "declined", "of a new customer: {declined:?}");
+        ensure!(declined.leg("payment") == "declined", "of a new customer: {declined:?}");
         Ok(())
     })
     .await
@@ -79,7 +79,7 @@ async fn an_erased_customer_is_in_no_table_and_the_checker_accepts_no_other_diff
 /// Orders that are declined, confirmed, rejected, cancelled and whose event was a dead letter; deposits with keys.
 async fn buy(Fixture { stack, client }: &Fixture, customer: Uuid, key: &str) -> Result<()> {
     let end = async |order_id| client.wait_until_ended(order_id, TIMEOUT).await;
-    ensure!(place_until(client, customer, "cancelled").await?.payment == "declined");
+    ensure!(place_until(client, customer, "cancelled").await?.leg("payment") == "declined");
     for key in [key.to_string(), format!("of-{customer}")] {
         client.deposit(customer, DEPOSIT_CENTS, &key).await?;
     }
@@ -88,7 +88,7 @@ async fn buy(Fixture { stack, client }: &Fixture, customer: Uuid, key: &str) -> 
     ensure!(end(confirmed.order_id).await?.status == "confirmed");
     let too_many = [line(SCARCE_ITEM.sku, SCARCE_ITEM.delivered_quantity + 1)];
     let rejected = client.place_until_accepted(customer, &too_many).await?;
-    ensure!(end(rejected.order_id).await?.stock == "rejected");
+    ensure!(end(rejected.order_id).await?.leg("stock") == "rejected");
     buy_after_a_dead_letter(stack, client, customer).await
 }
 

@@ -31,7 +31,10 @@ async fn a_consumer_that_an_operator_pauses_handles_nothing_and_its_service_stay
         let order = client.place_until_accepted(rich_customer(), &basket()).await?;
         let is_waiting = async || {
             let order = client.get_order(order.order_id).await?;
-            ensure!((&*order.payment, &*order.stock) == ("waiting", "reserved"), "{order:?}");
+            ensure!(
+                (order.leg("payment"), order.leg("stock")) == ("waiting", "reserved"),
+                "{order:?}"
+            );
             Ok(())
         };
         eventually("stock to reserve it", TIMEOUT, is_waiting).await?;

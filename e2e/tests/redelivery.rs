@@ -40,7 +40,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
             held.push(redelivery::withhold(client, service, OrderCreated::topic()).await?);
         }
         try_join_all(both.map(|service| stack.start(service))).await?;
-        let is_void = |it: &Order| (&*it.payment, &*it.stock) == ("void", "void");
+        let is_void = |it: &Order| (it.leg("payment"), it.leg("stock")) == ("void", "void");
         wait_until_each(client, &orders, "the orders to end", is_void).await?;
         try_join_all(both.map(|service| stack.stop(service))).await?;
         for held in held {
@@ -87,7 +87,7 @@ async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> 
             wait_until_all_read(client, "order").await?;
             for order in &orders {
                 let order = client.get_order(order.order_id).await?;
-                let states = (&*order.status, &*order.stock, &*order.payment);
+                let states = (&*order.status, order.leg("stock"), order.leg("payment"));
                 ensure!(states == ("pending", there, missing), "{order:?}");
             }
             stack.stop("order").await?;

@@ -145,7 +145,7 @@ async fn an_order_that_a_rule_of_the_database_refuses_waits_alone_and_ends_when_
         .await?;
         let order_id = refused.context("an order was refused")?;
         let ended = fixture.client.wait_until_ended(order_id, TIMEOUT).await?;
-        ensure!(ended.payment != "waiting", "{ended:?}");
+        ensure!(ended.leg("payment") != "waiting", "{ended:?}");
         Ok(())
     })
     .await

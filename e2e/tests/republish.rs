@@ -23,7 +23,7 @@ async fn after_the_broker_lost_its_disk_republishing_ends_every_order() -> Resul
         confirm_orders(client, 20).await?;
         stack.kill("stock-db").await?;
         let orders = place_orders(client, PENDING_ORDERS).await?;
-        let is_paid = |it: &Order| it.payment == "verified" && it.status == "pending";
+        let is_paid = |it: &Order| it.leg("payment") == "verified" && it.status == "pending";
         wait_until_each(client, &orders, "every payment to be verified", is_paid).await?;
         republish::lose_disk(stack).await?;
         stack.start("stock-db").await?;

@@ -30,10 +30,10 @@ fn main() {
     measure(c, "verify_payment", |n| (ledger(n), created(n)), payment::saga::verify_payment);
     measure(c, "reserve_stock", |n| (warehouse(), created(n)), stock::saga::reserve_stock);
     // The first acceptance, and the second, which confirms.
-    measure(c, "payment_verified", |n| (placed(n), verified(n)), order::saga::payment_verified);
-    measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order::saga::stock_reserved);
-    measure(c, "payment_declined", |n| (placed(n), declined(n)), order::saga::payment_declined);
-    measure(c, "stock_rejected", |n| (placed(n), rejected(n)), order::saga::stock_rejected);
+    measure(c, "payment_verified", |n| (placed(n), verified(n)), order::saga::answered);
+    measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order::saga::answered);
+    measure(c, "payment_declined", |n| (placed(n), declined(n)), order::saga::answered);
+    measure(c, "stock_rejected", |n| (placed(n), rejected(n)), order::saga::answered);
     measure(c, "cancel_order", |n| (placed(n), cancellations(n)), decide);
     measure(c, "refund_payment", |n| (charged(n), cancelled(n)), payment::saga::refund_payment);
     measure(
@@ -42,8 +42,8 @@ fn main() {
         |n| (warehouse_with_reservations(n), cancelled(n)),
         stock::saga::release_stock,
     );
-    measure(c, "payment_refunded", |n| (ended(n), refunded(n)), order::saga::payment_refunded);
-    measure(c, "stock_released", |n| (ended(n), released(n)), order::saga::stock_released);
+    measure(c, "payment_refunded", |n| (ended(n), refunded(n)), order::saga::answered);
+    measure(c, "stock_released", |n| (ended(n), released(n)), order::saga::answered);
     measure(c, "put_item", |n| (Warehouse::default(), item_puts(n)), decide);
     measure(c, "item_changed", |n| (Orders::default(), item_changes(n)), order::saga::item_changed);
     criterion.final_summary();
@@ -132,7 +132,7 @@ fn placed(count: usize) -> Orders {
 }
 
 fn paid(count: usize) -> Orders {
-    apply_all(placed(count), verified(count), order::saga::payment_verified)
+    apply_all(placed(count), verified(count), order::saga::answered)
 }
 
 fn ended(count: usize) -> Orders {

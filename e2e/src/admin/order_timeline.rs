@@ -3,6 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
+use events::participants::{WAITING, participants};
 use launcher::program::format_table;
 use ops_client::{Delivery, DeliveryState, Port, ServiceError, Step, Timeline};
 use reqwest::StatusCode;
@@ -53,8 +54,8 @@ fn render(
     }
     if let Ok(order) = order {
         let is_missing = |service: &str| timeline.steps.iter().all(|it| it.publisher != service);
-        for (service, leg) in [("payment", &order.payment), ("stock", &order.stock)] {
-            if leg == "waiting" && is_missing(service) {
+        for service in participants().map(|it| it.service) {
+            if order.leg(service) == WAITING && is_missing(service) {
                 pending.push(format!("the order waits for the response of {service}"));
             }
         }
@@ -69,12 +70,12 @@ fn render(
 }
 
 fn describe(order: &Order) -> String {
-    let Order { status, payment, stock, .. } = order;
+    let Order { status, legs, .. } = order;
     let reason = order.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
     let decided = order.ended_at.map_or(String::new(), |ended_at| {
         format!("; decided {} after it was placed", format_duration(ended_at - order.created_at))
     });
-    format!("  status {status}{reason}, payment {payment}, stock {stock}{decided}")
+    format!("  status {status}{reason}, {legs}{decided}")
 }
 
 fn waits_at_subscriber(step: &Step) -> bool {

@@ -1,9 +1,10 @@
-//! Rebuilds the order service's read model of items from its topic.
+//! Rebuilds the order service's read model of items from its topic, or the row of an order from its history.
 
 use anyhow::Result;
 use checker::group_digits;
 use ops_client::Port;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::client::operator::Operator;
 
@@ -23,4 +24,13 @@ pub fn print(rebuilt: &Value) {
         count("kept"),
         count("undecodable")
     );
+}
+
+/// Rebuilds the row of an order, and prints whether it was other than its history says.
+pub async fn order(operator: &Operator, order_id: Uuid) -> Result<()> {
+    let path = format!("/orders/{order_id}/rebuild");
+    let rebuilt: Value = operator.ask()?.post(("order", Port::Admin), &path, None::<&()>).await?;
+    let row = if rebuilt["repaired"] == true { "was repaired" } else { "was as its history says" };
+    println!("  the row of order {order_id} {row}: {}", rebuilt["order"]["status"]);
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! The change log: on request, each database records every change of orders, payments,
-//! reservations, accounts and items in a schema of its own, `audit`. The services do not use it. It
+//! The change log: on request, each database records every change of orders, of the parts of
+//! participants, of accounts and items in a schema of its own, `audit`. The services do not use it. It
 //! shows a state that was wrong for a moment and correct at the end.
 //!
 //! A trigger runs once a statement, not once a row, and stores the new values. The old values are
@@ -8,25 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use events::participants::participants;
 use futures::stream::StreamExt;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use crate::checker::findings::Findings;
+use crate::checker::rows::TABLES;
 use crate::checker::transitions::{RowChange, TransitionCheck};
 use crate::client::http_client::Client;
 
-/// The logged tables: service, table, key and the columns as text.
-const LOGGED_TABLES: [(&str, &str, &str, &str); 5] = [
-    ("order", "orders", "order_id", "status, payment, stock"),
-    ("payment", "payments", "order_id", "state, customer_id::text, amount_cents::text"),
-    ("payment", "accounts", "customer_id", "balance_cents::text, taken_cents::text"),
-    ("stock", "reservations", "order_id", "state, lines::text"),
-    ("stock", "items", "sku", "available::text, reserved::text"),
-];
-
 /// The services whose databases have logged tables.
 fn logged_services() -> BTreeSet<&'static str> {
-    LOGGED_TABLES.map(|(service, ..)| service).into()
+    TABLES.iter().map(|(service, ..)| *service).chain(["order"]).collect()
 }
 
 /// `tx` is 0 for rows that existed before the log was installed.
@@ -42,8 +35,10 @@ const CHANGE_TABLE: &str = "
 
 /// Installs the change log in the databases of a stack. It can be repeated.
 pub async fn install(client: &Client) -> Result<()> {
-    for (service, table, key, columns) in LOGGED_TABLES {
-        let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
+    let legs = participants().map(|it| it.service).join(", ");
+    let orders = ("order", "orders", "order_id", &*format!("status, {legs}"));
+    for (service, table, key, columns) in TABLES.iter().chain([&orders]) {
+        let mut db = PgConnection::connect(&client.addresses.databases[*service]).await?;
         // The function runs with the rights of its owner, so the services need none, and with
         // default planner settings, whatever the session has switched off.
         let function = |name: &str, from: &str, became: &str| {

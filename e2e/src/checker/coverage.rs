@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use events::participants::VOID;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::expected_records::compared_topics;
@@ -25,7 +26,7 @@ pub enum Situation {
     DeadLetterReplayed,
     /// A consumer received an event that it had handled before.
     InboxConflict,
-    /// Payment or stock received the cancellation before the order.
+    /// A participant received the cancellation before the order.
     Tombstone,
     /// The order service received an approval of an order that was already cancelled.
     LateApproval,
@@ -35,37 +36,29 @@ pub enum Situation {
 
 use Situation::*;
 
+/// Every situation, as a report calls it.
+const NAMES: [(Situation, &str); 12] = [
+    (Confirmed, "confirmed"),
+    (PaymentDeclined, "payment declined, stock released"),
+    (StockRejected, "stock rejected, payment refunded"),
+    (CancelledBeforePayment, "cancelled by the customer before payment"),
+    (CancelledAfterPayment, "cancelled by the customer after payment"),
+    (CancelledAfterReservation, "cancelled by the customer after reservation"),
+    (Deadline, "cancelled by the deadline"),
+    (DeadLetterReplayed, "a dead letter replayed"),
+    (InboxConflict, "an event delivered a second time"),
+    (Tombstone, "a tombstone before its order"),
+    (LateApproval, "an approval after the cancellation"),
+    (RelayResend, "a record sent again by its relay"),
+];
+
 impl Situation {
-    pub const ALL: [Situation; 12] = [
-        Confirmed,
-        PaymentDeclined,
-        StockRejected,
-        CancelledBeforePayment,
-        CancelledAfterPayment,
-        CancelledAfterReservation,
-        Deadline,
-        DeadLetterReplayed,
-        InboxConflict,
-        Tombstone,
-        LateApproval,
-        RelayResend,
-    ];
+    pub fn all() -> [Situation; 12] {
+        NAMES.map(|(situation, _)| situation)
+    }
 
     pub fn name(self) -> &'static str {
-        match self {
-            Confirmed => "confirmed",
-            PaymentDeclined => "payment declined, stock released",
-            StockRejected => "stock rejected, payment refunded",
-            CancelledBeforePayment => "cancelled by the customer before payment",
-            CancelledAfterPayment => "cancelled by the customer after payment",
-            CancelledAfterReservation => "cancelled by the customer after reservation",
-            Deadline => "cancelled by the deadline",
-            DeadLetterReplayed => "a dead letter replayed",
-            InboxConflict => "an event delivered a second time",
-            Tombstone => "a tombstone before its order",
-            LateApproval => "an approval after the cancellation",
-            RelayResend => "a record sent again by its relay",
-        }
+        NAMES.into_iter().find(|(it, _)| *it == self).map_or("", |(_, name)| name)
     }
 }
 
@@ -82,27 +75,26 @@ impl Coverage {
     /// produced: they are subtracted, since the relays did not send them.
     pub fn from_verdict(verdict: &Verdict, copies: u64) -> Coverage {
         let tally = &verdict.tally;
-        let ended = |reason: &str, payment: &str, stock: &str| -> u64 {
+        let ended = |reason: &str, service: &str, state: &str| -> u64 {
             let is = |is: &str, wanted: &str| wanted.is_empty() || is == wanted;
-            let endings = tally.endings.iter();
-            let of = endings.filter(|([why, paid, held], _)| {
-                is(why, reason) && is(paid, payment) && is(held, stock)
+            let endings = tally.endings.iter().filter(|((why, parts), _)| {
+                is(why, reason) && parts.iter().any(|(of, part)| is(of, service) && is(part, state))
             });
-            of.map(|(_, count)| count).sum()
+            endings.map(|(_, count)| count).sum()
         };
         let mut coverage = Coverage::default();
         for (situation, count) in [
             (Confirmed, tally.confirmed),
-            (PaymentDeclined, ended("payment_declined", "", "released")),
-            (StockRejected, ended("stock_rejected", "refunded", "")),
-            (CancelledBeforePayment, ended("customer", "void", "")),
-            (CancelledAfterPayment, ended("customer", "refunded", "")),
-            (CancelledAfterReservation, ended("customer", "", "released")),
+            (PaymentDeclined, ended("payment_declined", "stock", "released")),
+            (StockRejected, ended("stock_rejected", "payment", "refunded")),
+            (CancelledBeforePayment, ended("customer", "payment", "void")),
+            (CancelledAfterPayment, ended("customer", "payment", "refunded")),
+            (CancelledAfterReservation, ended("customer", "stock", "released")),
             (Deadline, ended("deadline", "", "")),
             (DeadLetterReplayed, verdict.dead_letters_replayed),
             // Each subscriber has read its topics to the end, including the duplicate.
             (InboxConflict, tally.duplicates_delivered),
-            (Tombstone, ended("", "void", "") + ended("", "", "void") - ended("", "void", "void")),
+            (Tombstone, ended("", "", VOID)),
             (LateApproval, tally.late_approvals),
             (RelayResend, tally.duplicates.saturating_sub(copies)),
         ] {

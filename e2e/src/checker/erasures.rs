@@ -16,8 +16,8 @@ use crate::checker::content_hash::{content_hash, hash};
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I13;
+use crate::checker::order_cases::OrderCase;
 use crate::checker::record::{PersonalHashes, RecordSummary};
-use crate::checker::rows::OrderCase;
 
 /// The personal fields of each topic that has some.
 static PERSONAL_FIELDS: LazyLock<HashMap<&str, HashSet<String>>> = LazyLock::new(|| {
@@ -98,14 +98,11 @@ impl Erasures {
     /// journalled it.
     fn replacement_of(&self, case: &OrderCase) -> Option<Uuid> {
         let customer_id = case.order.as_ref()?.customer_id;
-        let paid_by = case.payment.as_ref().and_then(|payment| payment.customer_id);
         let is_journalled =
             |service| self.replacements.get(service).is_some_and(|ids| ids.contains(&customer_id));
-        let agrees = match paid_by {
-            None => true,
-            Some(paid_by) => paid_by == customer_id && is_journalled("payment"),
-        };
-        (agrees && is_journalled("order")).then_some(customer_id)
+        let mut parts = case.parts.iter().filter_map(|(it, part)| Some((*it, part.customer_id?)));
+        let agree = parts.all(|(service, id)| id == customer_id && is_journalled(service));
+        (agree && is_journalled("order")).then_some(customer_id)
     }
 
     /// Whether a record differs from its row by an erasure and by nothing else. One replacement stands for one customer.

@@ -7,7 +7,7 @@ use super::*;
 use crate::checker::orders::check_case;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::test_cases::{
-    CREATED, ENDED, case, confirmed, context, expected_mut, has_finding, id, record_mut,
+    CREATED, ENDED, case, confirmed, context, expected_mut, has_finding, id, part_mut, record_mut,
 };
 use crate::checker::transitions::{RowChange, TransitionCheck};
 
@@ -26,7 +26,7 @@ fn erased(mut case: OrderCase) -> OrderCase {
         write(&mut case, event, &content(CUSTOMER, 1000));
     }
     case.order.as_mut().unwrap().customer_id = id(REPLACEMENT);
-    case.payment.as_mut().unwrap().customer_id = Some(id(REPLACEMENT));
+    part_mut(&mut case, "payment").customer_id = Some(id(REPLACEMENT));
     case
 }
 
@@ -86,7 +86,7 @@ fn another_difference_of_an_erased_order_is_a_violation() {
     }
     assert_eq!(findings_of(&[one, other], &BOTH), ["I8 content"], "two customers, one replacement");
     let mut half = erased(confirmed());
-    half.payment.as_mut().unwrap().customer_id = Some(id(CUSTOMER));
+    part_mut(&mut half, "payment").customer_id = Some(id(CUSTOMER));
     let kinds = findings_of(&[half], &BOTH);
     assert!(has_finding(&kinds, "I5 amounts") && has_finding(&kinds, "I8 content"), "{kinds:?}");
 }
@@ -121,6 +121,6 @@ fn the_change_log_accepts_an_erasure_with_a_journalled_replacement_alone() {
 #[test]
 fn a_declined_payment_names_the_customer_of_its_order() {
     let mut declined = case("cancelled", "declined", "rejected");
-    declined.payment.as_mut().unwrap().customer_id = Some(id(OTHER_CUSTOMER));
+    part_mut(&mut declined, "payment").customer_id = Some(id(OTHER_CUSTOMER));
     assert_eq!(findings_of(&[declined], &[]), ["I5 amounts"]);
 }

@@ -1,21 +1,20 @@
 //! The events that the rows record as published: one query for each topic. `records.rs` compares them
 //! with the topics.
-//!
-//! A new event of an order costs one query here.
 
 use std::sync::LazyLock;
 
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
-use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{StockRejected, StockReleased, StockReserved};
+use events::participants::{VOID, leg_state, participants};
+use events::stock::StockRejected;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::checker::content_hash::content_hash;
+use crate::checker::rows::part_table;
 
 /// For each topic of events of an order, a query on the database of its publisher. The query returns
 /// a row for each event that the service must have published, in four columns: the id of the order,
@@ -24,69 +23,49 @@ use crate::checker::content_hash::content_hash;
 ///
 /// The elements of a list are compared in any order. Bytes and decimals of Avro cannot be compared,
 /// because JSON has neither.
-static QUERIES: LazyLock<[(&Topic, &str); 9]> = LazyLock::new(|| {
-    [
-        (
-            OrderCreated::topic(),
-            "select order_id, created_event_id, created_at,
-                    jsonb_build_object('order_id', order_id, 'customer_id', customer_id, 'lines', lines,
-                                       'total_cents', total_cents, 'currency', currency)
-             from orders",
-        ),
-        (
-            OrderConfirmed::topic(),
-            "select order_id, ended_event_id, ended_at,
-                    jsonb_build_object('order_id', order_id, 'customer_id', customer_id, 'lines', lines,
-                                       'total_cents', total_cents, 'currency', currency)
-             from orders where status = 'confirmed'",
-        ),
-        (
-            OrderCancelled::topic(),
-            "select order_id, ended_event_id, ended_at,
-                    jsonb_build_object('order_id', order_id, 'reason', reason)
-             from orders where status = 'cancelled'",
-        ),
-        (
-            PaymentVerified::topic(),
-            "select order_id, response_event_id, created_at,
-                    jsonb_build_object('order_id', order_id, 'amount_cents', amount_cents, 'currency', currency)
-             from payments where state in ('verified', 'refunded')",
-        ),
-        (
-            PaymentDeclined::topic(),
-            "select order_id, response_event_id, created_at,
-                    jsonb_build_object('order_id', order_id, 'reason', reason)
-             from payments where state = 'declined'",
-        ),
-        (
-            PaymentRefunded::topic(),
-            "select order_id, compensation_event_id, updated_at,
-                    jsonb_build_object('order_id', order_id,
-                                       'amount_cents', case state when 'refunded' then amount_cents end,
-                                       'currency', case state when 'refunded' then currency end)
-             from payments where state in ('refunded', 'void')",
-        ),
-        (
-            StockReserved::topic(),
-            "select order_id, response_event_id, created_at,
-                    jsonb_build_object('order_id', order_id, 'lines', lines)
-             from reservations where state in ('reserved', 'released')",
-        ),
-        (
-            StockRejected::topic(),
-            "select order_id, response_event_id, created_at,
-                    jsonb_build_object('order_id', order_id) || shortfall
-             from reservations where state = 'rejected'",
-        ),
-        (
-            StockReleased::topic(),
-            "select order_id, compensation_event_id, updated_at,
-                    jsonb_build_object('order_id', order_id,
-                                       'lines', case state when 'released' then lines else '[]' end)
-             from reservations where state in ('released', 'void')",
-        ),
-    ]
+static QUERIES: LazyLock<Vec<(&Topic, String)>> = LazyLock::new(|| {
+    let decided = "ended_event_id, ended_at";
+    let mut queries = vec![
+        query(OrderCreated::topic(), "created_event_id, created_at", "orders"),
+        query(OrderConfirmed::topic(), decided, "orders where status = 'confirmed'"),
+        query(OrderCancelled::topic(), decided, "orders where status = 'cancelled'"),
+    ];
+    for answers in participants() {
+        let (response, table) = ("response_event_id, created_at", part_table(answers.service));
+        let [yes, no, undone] = [answers.accepted, answers.refused, answers.undone].map(leg_state);
+        let compensation = "compensation_event_id, updated_at";
+        for (topic, event, states) in [
+            (answers.accepted, response, format!("'{yes}', '{undone}'")),
+            (answers.refused, response, format!("'{no}'")),
+            (answers.undone, compensation, format!("'{undone}', '{VOID}'")),
+        ] {
+            queries.push(query(topic, event, &format!("{table} where state in ({states})")));
+        }
+    }
+    queries
 });
+
+/// The query of a topic. Each field of an event is a column of the same name. Of a part that is void, only the id of the
+/// order is in the event.
+fn query(topic: &'static Topic, event_and_time: &str, rows: &str) -> (&'static Topic, String) {
+    let schema: Value = serde_json::from_str(topic.schema).expect("a schema is JSON");
+    let fields = schema["fields"].as_array().into_iter().flatten();
+    let content = fields.filter_map(|field| match field["name"].as_str()? {
+        "occurred_at" => None,
+        "order_id" => Some("'order_id', order_id".to_string()),
+        name if participants().iter().any(|it| it.undone.name == topic.name) => {
+            let nothing = if field["type"]["type"] == "array" { "'[]'" } else { "null" };
+            Some(format!("'{name}', case state when '{VOID}' then {nothing} else {name} end"))
+        }
+        name => Some(format!("'{name}', {name}")),
+    });
+    let content = match topic.name == StockRejected::topic().name {
+        // One column has them all.
+        true => "jsonb_build_object('order_id', order_id) || shortfall".to_string(),
+        false => format!("jsonb_build_object({})", content.collect::<Vec<_>>().join(", ")),
+    };
+    (topic, format!("select order_id, {event_and_time}, {content} from {rows}"))
+}
 
 /// An event that a row records as published.
 #[derive(Clone)]
@@ -143,7 +122,7 @@ pub fn compared_topics() -> impl Iterator<Item = &'static Topic> {
 
 /// The query of all events of a service, if one of its topics has a query.
 pub(crate) fn events_query(service: &str) -> Option<String> {
-    let of_service = |(_, (topic, _)): &(usize, &(&Topic, &str))| topic.publisher == service;
+    let of_service = |(_, (topic, _)): &(usize, &(&Topic, String))| topic.publisher == service;
     let queries = QUERIES.iter().enumerate().filter(of_service).map(|(nth, (_, query))| {
         format!(
             "select {nth} as query, *

@@ -4,7 +4,10 @@
 //! applies it to every order. The tests of the order service include this file by its path and
 //! apply it to every sequence of handlers, so it imports nothing of this crate.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
+use events::participants::{Answers, VOID, WAITING, leg_state, participants};
 use serde_json::Value;
 
 /// A history entry: an event, its detail and the time of its decision.
@@ -20,13 +23,17 @@ pub struct HistoryEntry<'a> {
 pub struct OrderState {
     pub status: String,
     pub reason: Option<String>,
-    pub payment: String,
-    pub stock: String,
+    /// The states of the participants that it asks.
+    pub legs: BTreeMap<&'static str, String>,
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// Folds a history. The error names the event that is impossible at its position.
-pub fn fold<'a>(history: impl IntoIterator<Item = HistoryEntry<'a>>) -> Result<OrderState, String> {
+/// Folds the history of an order that asks these participants. The error names the event that is impossible at its
+/// position.
+pub fn fold<'a>(
+    asked: impl IntoIterator<Item = &'static str>,
+    history: impl IntoIterator<Item = HistoryEntry<'a>>,
+) -> Result<OrderState, String> {
     let mut lines = history.into_iter();
     match lines.next() {
         Some(first) if first.event == "orders.created" => {}
@@ -35,8 +42,7 @@ pub fn fold<'a>(history: impl IntoIterator<Item = HistoryEntry<'a>>) -> Result<O
     let mut order = OrderState {
         status: "pending".into(),
         reason: None,
-        payment: "waiting".into(),
-        stock: "waiting".into(),
+        legs: asked.into_iter().map(|service| (service, WAITING.into())).collect(),
         ended_at: None,
     };
     for line in lines {
@@ -51,37 +57,36 @@ pub fn fold<'a>(history: impl IntoIterator<Item = HistoryEntry<'a>>) -> Result<O
 impl OrderState {
     /// False for an impossible transition.
     fn apply(&mut self, line: &HistoryEntry<'_>) -> bool {
-        let undone_of_nothing = line.detail["amount_cents"].is_null();
-        let released_nothing = line.detail["lines"].as_array().is_none_or(Vec::is_empty);
-        let cancelled = self.status == "cancelled";
         match line.event {
-            "payments.verified" => {
-                advance(&mut self.payment, "verified", &["waiting"], &["refunded"])
-            }
-            "payments.declined" => advance(&mut self.payment, "declined", &["waiting"], &[]),
-            "payments.refunded" if undone_of_nothing => {
-                cancelled && advance(&mut self.payment, "void", &["waiting"], &[])
-            }
-            "payments.refunded" => {
-                cancelled && advance(&mut self.payment, "refunded", &["waiting", "verified"], &[])
-            }
-            "stock.reserved" => advance(&mut self.stock, "reserved", &["waiting"], &["released"]),
-            "stock.rejected" => advance(&mut self.stock, "rejected", &["waiting"], &[]),
-            "stock.released" if released_nothing => {
-                cancelled && advance(&mut self.stock, "void", &["waiting"], &[])
-            }
-            "stock.released" => {
-                cancelled && advance(&mut self.stock, "released", &["waiting", "reserved"], &[])
-            }
             "orders.confirmed" => {
-                let both = self.payment == "verified" && self.stock == "reserved";
-                both && self.end("confirmed", None, line.occurred_at)
+                let is_accepted = |answers: &Answers| {
+                    let leg = self.legs.get(answers.service);
+                    leg.is_none_or(|leg| leg == leg_state(answers.accepted))
+                };
+                participants().iter().all(is_accepted)
+                    && self.end("confirmed", None, line.occurred_at)
             }
             "orders.cancelled" => match line.detail["reason"].as_str() {
                 Some(reason) => self.end("cancelled", Some(reason), line.occurred_at),
                 None => false,
             },
-            _ => false,
+            _ => participants().iter().any(|answers| self.answer(answers, line)),
+        }
+    }
+
+    /// An answer moves the leg of its participant. Where the order does not ask this one, it moves nothing.
+    fn answer(&mut self, answers: &Answers, line: &HistoryEntry<'_>) -> bool {
+        let Answers { service, accepted, refused, undone } = *answers;
+        let (yes, compensated) = (leg_state(accepted), leg_state(undone));
+        let cancelled = self.status == "cancelled";
+        let mut none = WAITING.to_string();
+        let leg = self.legs.get_mut(service).unwrap_or(&mut none);
+        match line.event {
+            event if event == accepted.name => advance(leg, yes, &[WAITING], &[compensated]),
+            event if event == refused.name => advance(leg, leg_state(refused), &[WAITING], &[]),
+            event if event != undone.name => false,
+            _ if names_nothing(line.detail) => cancelled && advance(leg, VOID, &[WAITING], &[]),
+            _ => cancelled && advance(leg, compensated, &[WAITING, yes], &[]),
         }
     }
 
@@ -92,6 +97,13 @@ impl OrderState {
         self.ended_at = Some(at);
         pending
     }
+}
+
+/// Whether an answer names nothing that was undone: it has only nulls and empty lists beside the order and the time.
+fn names_nothing(detail: &Value) -> bool {
+    let fields = detail.as_object().into_iter().flatten();
+    let mut others = fields.filter(|(name, _)| !["order_id", "occurred_at"].contains(&&***name));
+    others.all(|(_, value)| value.is_null() || value.as_array().is_some_and(Vec::is_empty))
 }
 
 /// Moves a leg from one of the states `from` to a later one. A leg that is already there or beyond

@@ -59,10 +59,12 @@ impl InvariantName for Invariant {
                  another request with the same key is refused"
             }
             I3 => {
-                "an order ends in exactly one state, with both legs ended; its history folds to that \
+                "an order ends in exactly one state, with all its legs ended; its history folds to that \
                  state; no state ever goes back"
             }
-            I4 => "the order service agrees with payment and stock on every leg and every item",
+            I4 => {
+                "the order service agrees with its participants on every leg, and with stock on every item"
+            }
             I5 => {
                 "money is conserved and never negative: deposits equal balances plus payments taken, \
                  and payments taken equal the totals of confirmed orders"
@@ -93,7 +95,7 @@ impl InvariantName for Invariant {
             I14 => {
                 "no process exited unless the run ended it, and no request failed within a service"
             }
-            I15 => "a confirmed order has one trace through the three services",
+            I15 => "a confirmed order has one trace through all services",
             I16 => "memory, connections and tables return to their size before the run",
         }
     }

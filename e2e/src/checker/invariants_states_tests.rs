@@ -123,7 +123,7 @@ pub(super) fn summarize(outcomes: &[Outcome]) -> Findings {
 }
 
 /// The findings after a change to a valid confirmed order.
-pub(super) fn check_case(change: fn(&mut crate::checker::rows::OrderCase)) -> Findings {
+pub(super) fn check_case(change: fn(&mut crate::checker::order_cases::OrderCase)) -> Findings {
     let mut case = confirmed();
     change(&mut case);
     checked(&case).1
@@ -185,7 +185,10 @@ pub(super) fn check_empty_inbox(records: &[RecordSummary]) -> Findings {
 }
 
 /// An inbox of payment with this event of a case.
-pub(super) fn check_inbox_entry(case: &crate::checker::rows::OrderCase, event: u128) -> Findings {
+pub(super) fn check_inbox_entry(
+    case: &crate::checker::order_cases::OrderCase,
+    event: u128,
+) -> Findings {
     let (tally, dead_letters, mut findings) =
         (checked(case).0, DeadLetterIndex::default(), Findings::default());
     let context = inbox_context(&dead_letters, &tally.unanswered);

@@ -35,7 +35,7 @@ use states::*;
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 56] = [
+const VIOLATIONS: [Violation; 57] = [
     (I1, "an acknowledged order is missing", || check_client(&[accepted(1)], &[])),
     (I1, "an acknowledgement cannot be parsed", || {
         check_client(&[response(201, "{}"), accepted(1)], &[1])
@@ -80,7 +80,13 @@ const VIOLATIONS: [Violation; 56] = [
         let rows = ["verified", "waiting"];
         check_transitions(&rows.map(|payment| ("orders", ["pending", payment, "waiting"])))
     }),
-    (I4, "the order disagrees with payment", || only(I4, check_case(|case| case.payment = None))),
+    (I3, "an order asks a participant later", || {
+        let rows = ["", "waiting"];
+        check_transitions(&rows.map(|stock| ("orders", ["pending", "waiting", stock])))
+    }),
+    (I4, "the order disagrees with payment", || {
+        only(I4, check_case(|case| drop(case.parts.remove("payment"))))
+    }),
     (I4, "the order service has another item than stock", || {
         check_item(|_, known| known.version = 1)
     }),
@@ -100,7 +106,7 @@ const VIOLATIONS: [Violation; 56] = [
     (I7, "an event was never handled", || check_empty_inbox(&confirmed().records[2..3])),
     (I7, "an order is in the inbox of payment, without a payment", || {
         let mut case = confirmed();
-        case.payment = None;
+        case.parts.remove("payment");
         check_inbox_entry(&case, CREATED)
     }),
     (I7, "a cancellation is in the inbox of payment, without a refund", || {
@@ -254,6 +260,10 @@ fn a_valid_state_violates_no_invariant() {
             ("orders", ["cancelled", "waiting", "reserved"]),
             ("orders", ["cancelled", "refunded", "reserved"]),
             ("orders", ["cancelled", "refunded", "released"]),
+        ]),
+        check_transitions(&[
+            ("orders", ["pending", "waiting", ""]),
+            ("orders", ["confirmed", "verified", ""]),
         ]),
         check_transitions(&[("payments", ["verified", "2", "7"]), ("accounts", ["5", "7", ""])]),
         check_transitions(&[("payments", ["refunded", "2", "7"])]),

@@ -5,17 +5,16 @@
 use chassis::event::{Event, Topic};
 use declaration::subscribers;
 use events::orders::OrderCancelled;
-use events::payments::PaymentVerified;
-use events::stock::StockReserved;
+use events::participants::{WAITING, leg_state, participants};
 use uuid::Uuid;
 
 use crate::checker::findings::Findings;
 use crate::checker::history_fold::{self, OrderState};
 use crate::checker::invariants::Invariant::{I3, I4, I5, I6, I7, I11};
+use crate::checker::order_cases::OrderCase;
 use crate::checker::records::check_order_records;
-use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
+use crate::checker::rows::{HistoryRow, OrderRow, PartRow};
 use crate::checker::tally::{CheckContext, Tally};
-use crate::client::order::Leg;
 
 /// Checks one order with all of its rows and records.
 pub fn check_case(
@@ -27,16 +26,13 @@ pub fn check_case(
     if let Some(order) = &case.order {
         check_order(order, case, tally, findings);
         check_history_fold(order, case, tally, findings);
-    } else if case.payment.is_some() || case.reservation.is_some() || !case.history.is_empty() {
+    } else if !case.parts.is_empty() || !case.history.is_empty() {
         findings.add(I11, "ghost", || {
-            format!("{}: payment or stock has it, the order service does not", case.order_id)
+            format!("{}: a participant has it, the order service does not", case.order_id)
         });
     }
-    if let Some(payment) = &case.payment {
-        *tally.payments.entry(payment.state.clone()).or_default() += 1;
-    }
-    if let Some(reservation) = &case.reservation {
-        *tally.reservations.entry(reservation.state.clone()).or_default() += 1;
+    for (service, part) in &case.parts {
+        *tally.parts.entry(service).or_default().entry(part.state.clone()).or_default() += 1;
     }
     check_history(case, findings);
     check_order_records(case, context, tally, findings);
@@ -52,7 +48,6 @@ fn check_order(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: 
     findings.unless(total == i128::from(order.total_cents), I5, "amounts", || {
         format!("{id}: the sum of its lines is {total}, its total is {}", order.total_cents)
     });
-    let legs = case.legs(order);
     match order.status.as_str() {
         "confirmed" => {
             tally.confirmed += 1;
@@ -63,37 +58,47 @@ fn check_order(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: 
         }
         _ => tally.pending += 1,
     }
-    let has_ended = legs.iter().all(|(leg, state, _)| leg.has_ended(&order.status, state));
-    findings.unless(has_ended, I3, "open", || {
-        format!("{id}: {}, payment {}, stock {}", order.status, order.payment, order.stock)
+    findings.unless(order.legs.have_ended(&order.status), I3, "open", || {
+        format!("{id}: {}, {}", order.status, order.legs)
     });
     if order.status != "pending" {
-        let [payment, stock] = legs.map(|(_, _, own)| own.to_string());
-        let ending = [order.reason.clone().unwrap_or_default(), payment, stock];
+        let states = case.parts.iter().map(|(service, part)| (*service, part.state.clone()));
+        let ending = (order.reason.clone().unwrap_or_default(), states.collect());
         *tally.endings.entry(ending).or_default() += 1;
     }
-    for (Leg { service, approved, .. }, state, own) in legs {
-        findings.unless(state == own, I4, "disagreement", || {
-            format!("{id}: {service} is {state} in the order, and {own} in its own row")
-        });
-        let unanswered = match own {
-            "waiting" => [Some(order.created_event_id), order.cancelled_event_id()],
-            own if own == approved => [order.cancelled_event_id(), None],
-            _ => [None; 2],
-        };
-        tally
-            .unanswered
-            .extend(unanswered.into_iter().flatten().map(|event_id| (service, event_id)));
-    }
-    if let Some(payment) = &case.payment {
+    check_parts(order, case, tally, findings);
+    if let Some(payment) = case.parts.get("payment") {
         check_payment(order, payment, findings);
     }
-    if let Some(reservation) = &case.reservation {
+    if let Some(reservation) = case.parts.get("stock") {
         check_reservation(order, reservation, findings);
     }
 }
 
-fn check_payment(order: &OrderRow, payment: &PaymentRow, findings: &mut Findings) {
+/// Each leg of the order is the state of its participant. One that the order does not ask may answer all the same, and
+/// keeps nothing of a cancelled order either.
+fn check_parts(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
+    let id = order.order_id;
+    for answers in participants() {
+        let (service, accepted) = (answers.service, leg_state(answers.accepted));
+        let own = case.parts.get(service).map_or(WAITING, |part| &part.state);
+        let leg = order.legs.0.get(service);
+        findings.unless(leg.is_none_or(|leg| leg == own), I4, "disagreement", || {
+            format!("{id}: {service} is {leg:?} in the order, and {own} in its own row")
+        });
+        let keeps = order.status == "cancelled" && own == accepted;
+        findings.unless(!keeps, I3, "open", || format!("{id}: it is cancelled, {service} {own}"));
+        let unanswered = match own {
+            WAITING => [Some(order.created_event_id), order.cancelled_event_id()],
+            own if own == accepted => [order.cancelled_event_id(), None],
+            _ => [None; 2],
+        };
+        let unanswered = unanswered.into_iter().flatten().map(|event_id| (service, event_id));
+        tally.unanswered.extend(unanswered);
+    }
+}
+
+fn check_payment(order: &OrderRow, payment: &PartRow, findings: &mut Findings) {
     let id = order.order_id;
     if ["verified", "refunded"].contains(&payment.state.as_str()) {
         let taken = (payment.amount_cents, payment.currency.as_deref());
@@ -113,11 +118,11 @@ fn check_payment(order: &OrderRow, payment: &PaymentRow, findings: &mut Findings
     });
 }
 
-fn check_reservation(order: &OrderRow, reservation: &ReservationRow, findings: &mut Findings) {
+fn check_reservation(order: &OrderRow, reservation: &PartRow, findings: &mut Findings) {
     let id = order.order_id;
-    let mut ordered: Vec<(&str, i32)> =
+    let mut ordered: Vec<(&str, i64)> =
         order.lines.iter().map(|line| (line.sku.as_str(), line.quantity)).collect();
-    let mut reserved: Vec<(&str, i32)> =
+    let mut reserved: Vec<(&str, i64)> =
         reservation.lines.iter().map(|line| (line.sku.as_str(), line.quantity)).collect();
     ordered.sort_unstable();
     reserved.sort_unstable();
@@ -170,7 +175,7 @@ fn check_history_fold(
     history.sort_unstable_by_key(|row| row.position);
     let since_cancelled =
         history.iter().skip_while(|row| row.event != OrderCancelled::topic().name);
-    let approvals = [PaymentVerified::topic().name, StockReserved::topic().name];
+    let approvals = participants().map(|answers| answers.accepted.name);
     let is_late = since_cancelled.clone().any(|row| approvals.contains(&row.event.as_str()));
     tally.late_approvals += u64::from(is_late);
     let lines = history.iter().map(|row| history_fold::HistoryEntry {
@@ -181,11 +186,11 @@ fn check_history_fold(
     let state = OrderState {
         status: order.status.clone(),
         reason: order.reason.clone(),
-        payment: order.payment.clone(),
-        stock: order.stock.clone(),
+        legs: order.legs.0.clone(),
         ended_at: order.ended_at,
     };
-    match history_fold::fold(lines) {
+    let asked = order.legs.0.keys().copied();
+    match history_fold::fold(asked, lines) {
         Ok(folded) => findings.unless(folded == state, I3, "audit", || {
             format!("{}: its history folds to {folded:?}, its state is {state:?}", order.order_id)
         }),

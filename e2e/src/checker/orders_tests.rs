@@ -1,5 +1,8 @@
 //! Each violation, made by hand, is found by its check, and a valid order has no findings.
 
+#[path = "orders_participants_tests.rs"]
+mod participants;
+
 use chassis::event::Event;
 use checker::dead_letters::{DeadLetterIndex, check_unknown_record};
 use checker::record::{RecordPosition, UnknownRecord};
@@ -8,11 +11,12 @@ use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::PaymentDeclined;
 
 use crate::checker::findings::Findings;
+use crate::checker::order_cases::OrderCase;
 use crate::checker::record::RecordSummary;
-use crate::checker::rows::{OrderCase, OrderRow};
+use crate::checker::rows::OrderRow;
 use crate::checker::test_cases::{
     CREATED, ENDED, REFUNDED, RELEASED, RESERVED, VERIFIED, cancelled, case, checked, checked_with,
-    confirmed, expected_mut, has_finding, history_row, id, now, payment, record_mut,
+    confirmed, expected_mut, has_finding, history_row, id, now, part_mut, payment, record_mut,
 };
 
 /// The findings after a change to a valid case.
@@ -44,8 +48,8 @@ fn every_way_an_order_can_end_is_accepted() {
 fn an_order_that_has_not_ended_is_refused() {
     let mut pending = case("pending", "verified", "reserved");
     assert_eq!(checked(&pending).1.kinds(), ["I3 open"]);
-    pending.reservation = None;
-    pending.order.as_mut().unwrap().stock = "waiting".into();
+    pending.parts.remove("stock");
+    pending.order.as_mut().unwrap().legs.0.insert("stock", "waiting".into());
     pending.history.retain(|row| row.event_id != id(RESERVED));
     pending.expected.retain(|e| e.event_id != Some(id(RESERVED)));
     pending.records.retain(|record| record.event_id != id(RESERVED));
@@ -59,9 +63,13 @@ fn an_order_that_has_not_ended_is_refused() {
 
 #[test]
 fn services_that_disagree_are_refused() {
-    let off = findings_after(confirmed(), |case| case.payment = Some(payment("refunded")));
+    let off = findings_after(confirmed(), |case| {
+        case.parts.insert("payment", payment("refunded"));
+    });
     assert!(has_finding(&off, "I4 disagreement"), "{off:?}");
-    let off = findings_after(confirmed(), |case| case.reservation = None);
+    let off = findings_after(confirmed(), |case| {
+        case.parts.remove("stock");
+    });
     assert!(has_finding(&off, "I4 disagreement"), "{off:?}");
     let off = findings_after(confirmed(), |case| case.order = None);
     assert!(has_finding(&off, "I11 ghost"), "{off:?}");
@@ -70,23 +78,19 @@ fn services_that_disagree_are_refused() {
 #[test]
 fn amounts_and_lines_that_differ_are_refused() {
     // The record equals its row, so only the difference to the order is left.
-    let off = findings_after(confirmed(), |case| case.payment.as_mut().unwrap().amount_cents = 999);
+    let off = findings_after(confirmed(), |case| part_mut(case, "payment").amount_cents = 999);
     assert_eq!(off, ["I5 amounts"]);
-    let off = findings_after(confirmed(), |case| {
-        case.payment.as_mut().unwrap().currency = Some("USD".into())
-    });
+    let off =
+        findings_after(confirmed(), |case| part_mut(case, "payment").currency = Some("USD".into()));
     assert_eq!(off, ["I5 amounts"]);
-    let off = findings_after(confirmed(), |case| {
-        case.payment.as_mut().unwrap().customer_id = Some(id(99))
-    });
+    let off =
+        findings_after(confirmed(), |case| part_mut(case, "payment").customer_id = Some(id(99)));
     assert_eq!(off, ["I5 amounts"]);
-    let off = findings_after(confirmed(), |case| {
-        case.reservation.as_mut().unwrap().lines[0].quantity = 7
-    });
+    let off = findings_after(confirmed(), |case| part_mut(case, "stock").lines[0].quantity = 7);
     assert_eq!(off, ["I6 lines"]);
     let off = findings_after(confirmed(), |case| {
         case.order.as_mut().unwrap().total_cents = 1001;
-        case.payment.as_mut().unwrap().amount_cents = 1001;
+        part_mut(case, "payment").amount_cents = 1001;
         expected_mut(case, CREATED).content = "1001 cents".into();
     });
     assert_eq!(off, ["I5 amounts", "I8 content"]);
@@ -208,7 +212,10 @@ fn a_history_that_folds_to_another_state_than_the_order_is_refused() {
         let change = |case: &mut OrderCase| change(case.order.as_mut().unwrap());
         findings_after(confirmed(), change)
     };
-    assert!(has_finding(&of(|order| order.payment = "refunded".into()), "I3 audit"));
+    assert!(has_finding(
+        &of(|order| drop(order.legs.0.insert("payment", "refunded".into()))),
+        "I3 audit"
+    ));
     assert!(has_finding(&of(|order| order.status = "pending".into()), "I3 audit"));
     assert_eq!(of(|order| order.ended_at = Some(now() + TimeDelta::seconds(1))), ["I3 audit"]);
     let off = findings_after(cancelled(), |case| {

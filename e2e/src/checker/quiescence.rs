@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use checker::{Sources, group_digits};
+use events::participants::{WAITING, leg_state, participants};
+use sqlx::AssertSqlSafe;
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I13;
@@ -23,17 +25,19 @@ pub(crate) async fn wait(
     waivers: &Waivers,
     timeout: Duration,
 ) -> Result<Vec<String>> {
+    let open = participants().map(|answers| {
+        format!(" or {} in ('{WAITING}', '{}')", answers.service, leg_state(answers.accepted))
+    });
+    let open_orders = format!(
+        "select count(*) from orders
+         where (status = 'pending' or status = 'cancelled' and (false{})) and order_id <> all($1)",
+        open.concat()
+    );
     let open_orders = async || {
-        let open: i64 = sqlx::query_scalar(
-            "select count(*) from orders
-             where not (status = 'confirmed' and payment = 'verified' and stock = 'reserved'
-                     or status = 'cancelled' and payment in ('declined', 'refunded', 'void')
-                                             and stock in ('rejected', 'released', 'void'))
-               and order_id <> all($1)",
-        )
-        .bind(waivers.orders())
-        .fetch_one(sources.db("order"))
-        .await?;
+        let open: i64 = sqlx::query_scalar(AssertSqlSafe(open_orders.as_str()))
+            .bind(waivers.orders())
+            .fetch_one(sources.db("order"))
+            .await?;
         let open = (open > 0).then(|| format!("{} orders have not ended", group_digits(open)));
         Ok(Vec::from_iter(open))
     };

@@ -1,29 +1,28 @@
-//! The rows that the checker reads from the services' databases, and everything that is known of one
-//! order. Columns are named as in the services' migrations: a column that is renamed there has to be
+//! The rows that the checker reads from the services' databases. Columns are named as in the services' migrations: a column that is renamed there has to be
 //! renamed here as well.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use events::participants::participants;
 use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
-use crate::checker::expected_records::ExpectedRecord;
-use crate::checker::record::RecordSummary;
-use crate::client::order::{LEGS, Leg};
+use crate::client::order::{Legs, LineRequest, OrderLine};
 
 /// A row of `orders`.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, FromRow)]
 pub struct OrderRow {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     pub status: String,
     pub reason: Option<String>,
-    pub payment: String,
-    pub stock: String,
+    #[sqlx(flatten)]
+    pub legs: Legs,
     pub total_cents: i64,
     pub currency: String,
     #[sqlx(json)]
-    pub lines: Vec<OrderLineRow>,
+    pub lines: Vec<OrderLine>,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
     pub created_event_id: Uuid,
@@ -36,40 +35,53 @@ impl OrderRow {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct OrderLineRow {
-    pub sku: String,
-    pub quantity: i32,
-    pub unit_price_cents: i64,
+/// Each leg has a column. One that the order does not ask is null.
+impl FromRow<'_, PgRow> for Legs {
+    fn from_row(row: &PgRow) -> sqlx::Result<Legs> {
+        let mut legs = Legs::default();
+        for service in participants().map(|it| it.service) {
+            legs.0.extend(row.try_get::<Option<String>, _>(service)?.map(|state| (service, state)));
+        }
+        Ok(legs)
+    }
 }
 
-/// A row of `payments`.
-#[derive(Clone, Debug, sqlx::FromRow)]
-pub struct PaymentRow {
+/// The tables of the participants: service, table, key and the columns that the change log has, as text.
+///
+/// One table of each has its part of every order. Its columns are `order_id`, `state`, `response_event_id` (the yes or
+/// no), `created_at`, `compensation_event_id` (the undoing), `updated_at` and the fields of its events.
+pub const TABLES: &[(&str, &str, &str, &str)] = &[
+    ("payment", "payments", "order_id", "state, customer_id::text, amount_cents::text"),
+    ("payment", "accounts", "customer_id", "balance_cents::text, taken_cents::text"),
+    ("stock", "reservations", "order_id", "state, lines::text"),
+    ("stock", "items", "sku", "available::text, reserved::text"),
+];
+
+/// The table of a participant's parts.
+pub fn part_table(service: &str) -> &'static str {
+    let mut tables = TABLES.iter().filter(|(of, _, key, _)| (*of, *key) == (service, "order_id"));
+    tables.next().expect("TABLES has the parts of every participant").1
+}
+
+/// The part of a participant: its own row of the order. Each has an id and a state.
+#[derive(Clone, Debug, Default, FromRow)]
+pub struct PartRow {
     pub order_id: Uuid,
     pub state: String,
+    /// Payment's, as the next two.
+    #[sqlx(default)]
     pub customer_id: Option<Uuid>,
+    #[sqlx(default)]
     pub amount_cents: i64,
+    #[sqlx(default)]
     pub currency: Option<String>,
-}
-
-/// A row of `reservations`.
-#[derive(Clone, Debug, sqlx::FromRow)]
-pub struct ReservationRow {
-    pub order_id: Uuid,
-    pub state: String,
-    #[sqlx(json)]
-    pub lines: Vec<ReservationLine>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct ReservationLine {
-    pub sku: String,
-    pub quantity: i32,
+    /// Stock's.
+    #[sqlx(json, default)]
+    pub lines: Vec<LineRequest>,
 }
 
 /// A row of `history`.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug, FromRow)]
 pub struct HistoryRow {
     pub order_id: Uuid,
     pub event_id: Uuid,
@@ -77,28 +89,4 @@ pub struct HistoryRow {
     pub event: String,
     pub detail: Value,
     pub occurred_at: DateTime<Utc>,
-}
-
-/// All rows and records of one order.
-#[derive(Clone, Default)]
-pub struct OrderCase {
-    pub order_id: Uuid,
-    pub order: Option<OrderRow>,
-    pub payment: Option<PaymentRow>,
-    pub reservation: Option<ReservationRow>,
-    pub history: Vec<HistoryRow>,
-    /// The events that the rows record as published.
-    pub expected: Vec<ExpectedRecord>,
-    pub records: Vec<RecordSummary>,
-}
-
-impl OrderCase {
-    /// Each leg, with its state according to the order and according to its own service.
-    pub fn legs<'a>(&'a self, order: &'a OrderRow) -> [(Leg, &'a str, &'a str); 2] {
-        let payment = self.payment.as_ref().map(|row| &row.state);
-        let stock = self.reservation.as_ref().map(|row| &row.state);
-        let state = |own: Option<&'a String>| own.map_or("waiting", String::as_str);
-        let [first, second] = LEGS;
-        [(first, &order.payment, state(payment)), (second, &order.stock, state(stock))]
-    }
 }

@@ -28,13 +28,12 @@ pub struct Tally {
     pub confirmed_cents: i128,
     /// By reason.
     pub cancelled: BTreeMap<String, u64>,
-    /// By the state of payment's and stock's row.
-    pub payments: BTreeMap<String, u64>,
-    pub reservations: BTreeMap<String, u64>,
+    /// By participant and the state of its row.
+    pub parts: BTreeMap<&'static str, BTreeMap<String, u64>>,
     /// Records of orders that were compared with their rows, by topic.
     pub compared: BTreeMap<&'static str, u64>,
-    /// Orders by their ending: reason (empty if confirmed), state of payment and of stock.
-    pub endings: BTreeMap<[String; 3], u64>,
+    /// Orders by their ending: reason (empty if confirmed), and the state of each participant's row.
+    pub endings: BTreeMap<(String, BTreeMap<&'static str, String>), u64>,
     /// Duplicates that were not republished, and how many of them have a subscriber.
     pub duplicates: u64,
     pub duplicates_delivered: u64,
@@ -43,7 +42,7 @@ pub struct Tally {
     /// Events without a response of a service so far, by service. An inbox entry of such an event
     /// is a violation: it had no effect.
     pub unanswered: BTreeSet<(&'static str, Uuid)>,
-    /// Confirmed orders whose four records belong to one trace.
+    /// Confirmed orders whose records belong to one trace.
     pub traced: u64,
     /// Valid records that no row records and that have a dead letter.
     pub dead_lettered: u64,

@@ -8,20 +8,20 @@ use checker::dead_letters::DeadLetterIndex;
 use checker::record::RecordPosition;
 use chrono::{DateTime, TimeDelta, Utc};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
-use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{StockRejected, StockReleased, StockReserved};
+use events::participants::{Answers, VOID, WAITING, leg_state, participants};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::checker::content_hash::content_hash;
 use crate::checker::erasures::Erasures;
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
+use crate::checker::order_cases::OrderCase;
 use crate::checker::orders::check_case;
 use crate::checker::record::RecordSummary;
-use crate::checker::rows::{
-    HistoryRow, OrderCase, OrderLineRow, OrderRow, PaymentRow, ReservationLine, ReservationRow,
-};
+use crate::checker::rows::{HistoryRow, OrderRow, PartRow};
 use crate::checker::tally::{CheckContext, Tally};
+use crate::client::order::{Legs, LineRequest, OrderLine};
 
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
@@ -40,8 +40,8 @@ pub(crate) const RELEASED: u128 = 16;
 
 pub(crate) fn order(status: &str, payment: &str, stock: &str) -> OrderRow {
     let lines = vec![
-        OrderLineRow { sku: "pen".into(), quantity: 2, unit_price_cents: 150 },
-        OrderLineRow { sku: "ink".into(), quantity: 1, unit_price_cents: 700 },
+        OrderLine { sku: "pen".into(), quantity: 2, unit_price_cents: 150 },
+        OrderLine { sku: "ink".into(), quantity: 1, unit_price_cents: 700 },
     ];
     let ended = status != "pending";
     OrderRow {
@@ -49,8 +49,7 @@ pub(crate) fn order(status: &str, payment: &str, stock: &str) -> OrderRow {
         customer_id: id(2),
         status: status.into(),
         reason: (status == "cancelled").then(|| "stock_rejected".to_string()),
-        payment: payment.into(),
-        stock: stock.into(),
+        legs: Legs([("payment", payment.into()), ("stock", stock.into())].into()),
         total_cents: 1000,
         currency: "EUR".into(),
         lines,
@@ -61,23 +60,24 @@ pub(crate) fn order(status: &str, payment: &str, stock: &str) -> OrderRow {
     }
 }
 
-pub(crate) fn payment(state: &str) -> PaymentRow {
+pub(crate) fn payment(state: &str) -> PartRow {
     let void = state == "void";
-    PaymentRow {
+    PartRow {
         order_id: id(1),
         state: state.into(),
         customer_id: (!void).then(|| id(2)),
         amount_cents: if void { 0 } else { 1000 },
         currency: (!void).then(|| "EUR".to_string()),
+        ..PartRow::default()
     }
 }
 
-pub(crate) fn reservation(state: &str) -> ReservationRow {
-    let lines = [("ink", 1), ("pen", 2)]
-        .map(|(sku, quantity)| ReservationLine { sku: sku.into(), quantity });
+pub(crate) fn reservation(state: &str) -> PartRow {
+    let lines =
+        [("ink", 1), ("pen", 2)].map(|(sku, quantity)| LineRequest { sku: sku.into(), quantity });
     let held = ["reserved", "released"].contains(&state);
     let lines = if held { lines.to_vec() } else { vec![] };
-    ReservationRow { order_id: id(1), state: state.into(), lines }
+    PartRow { order_id: id(1), state: state.into(), lines, ..PartRow::default() }
 }
 
 /// The events that rows with these states record. Their content is another one for each topic, and need not be
@@ -89,21 +89,18 @@ fn expected_records(status: &str, payment: &str, stock: &str) -> Vec<ExpectedRec
         "cancelled" => events.push((OrderCancelled::topic(), ENDED)),
         _ => {}
     }
-    match payment {
-        "declined" => events.push((PaymentDeclined::topic(), VERIFIED)),
-        "void" => {}
-        _ => events.push((PaymentVerified::topic(), VERIFIED)),
-    }
-    if ["refunded", "void"].contains(&payment) {
-        events.push((PaymentRefunded::topic(), REFUNDED));
-    }
-    match stock {
-        "rejected" => events.push((StockRejected::topic(), RESERVED)),
-        "void" => {}
-        _ => events.push((StockReserved::topic(), RESERVED)),
-    }
-    if ["released", "void"].contains(&stock) {
-        events.push((StockReleased::topic(), RELEASED));
+    let answers = participants()
+        .into_iter()
+        .zip([(payment, VERIFIED, REFUNDED), (stock, RESERVED, RELEASED)]);
+    for (Answers { accepted, refused, undone, .. }, (state, response, compensation)) in answers {
+        if state == leg_state(refused) {
+            events.push((refused, response));
+        } else if ![VOID, WAITING].contains(&state) {
+            events.push((accepted, response));
+        }
+        if [leg_state(undone), VOID].contains(&state) {
+            events.push((undone, compensation));
+        }
     }
     let expected = |(topic, event_id): (&'static Topic, u128)| ExpectedRecord {
         topic,
@@ -117,28 +114,22 @@ fn expected_records(status: &str, payment: &str, stock: &str) -> Vec<ExpectedRec
 
 /// A history row of an event, with its position in the usual sequence.
 pub(crate) fn history_row(case: &OrderCase, event_id: Uuid, topic: &Topic) -> HistoryRow {
-    let sequence = [
-        OrderCreated::topic(),
-        PaymentVerified::topic(),
-        PaymentDeclined::topic(),
-        StockReserved::topic(),
-        StockRejected::topic(),
-        OrderConfirmed::topic(),
-        OrderCancelled::topic(),
-        PaymentRefunded::topic(),
-        StockReleased::topic(),
-    ];
-    let position = sequence.iter().position(|at| at.name == topic.name).unwrap() as i64;
+    let answers = participants();
+    let responses = answers.iter().flat_map(|answers| [answers.accepted, answers.refused]);
+    let sequence = [OrderCreated::topic()]
+        .into_iter()
+        .chain(responses)
+        .chain([OrderConfirmed::topic(), OrderCancelled::topic()])
+        .chain(answers.iter().map(|answers| answers.undone));
+    let position = sequence.map(|at| at.name).position(|name| name == topic.name).unwrap() as i64;
     let reason = case.order.as_ref().and_then(|order| order.reason.clone());
-    let amount = case.payment.as_ref().filter(|payment| payment.state != "void");
-    let lines: Vec<&str> = case
-        .reservation
-        .iter()
-        .flat_map(|held| held.lines.iter().map(|line| line.sku.as_str()))
-        .collect();
-    let detail = serde_json::json!({
-        "reason": reason, "amount_cents": amount.map(|payment| payment.amount_cents), "lines": lines
-    });
+    let part = |service| case.parts.get(service).filter(|part| part.state != VOID);
+    let lines = part("stock").map_or(&[][..], |held| &held.lines).iter().map(|line| &line.sku);
+    let detail = match topic.publisher {
+        "order" => json!({ "reason": reason }),
+        "payment" => json!({ "amount_cents": part("payment").map(|part| part.amount_cents) }),
+        _ => json!({ "lines": lines.collect::<Vec<_>>() }),
+    };
     let (event, occurred_at) = (topic.name.into(), now());
     HistoryRow { order_id: id(1), event_id, position, event, detail, occurred_at }
 }
@@ -148,8 +139,7 @@ pub(crate) fn case(status: &str, payment_state: &str, stock_state: &str) -> Orde
     let mut case = OrderCase {
         order_id: id(1),
         order: Some(order(status, payment_state, stock_state)),
-        payment: Some(payment(payment_state)),
-        reservation: Some(reservation(stock_state)),
+        parts: [("payment", payment(payment_state)), ("stock", reservation(stock_state))].into(),
         ..OrderCase::default()
     };
     for (offset, e) in (0..).zip(expected_records(status, payment_state, stock_state)) {
@@ -176,6 +166,10 @@ pub(crate) fn confirmed() -> OrderCase {
 
 pub(crate) fn cancelled() -> OrderCase {
     case("cancelled", "refunded", "rejected")
+}
+
+pub(crate) fn part_mut<'a>(case: &'a mut OrderCase, service: &str) -> &'a mut PartRow {
+    case.parts.get_mut(service).unwrap()
 }
 
 pub(crate) fn record_mut(case: &mut OrderCase, event: u128) -> &mut RecordSummary {

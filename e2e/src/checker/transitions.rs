@@ -3,10 +3,14 @@
 //! moved in a transaction equal those of the responses that it recorded.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
+use events::participants::{Answers, VOID, WAITING, leg_state, participants};
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I3, I5, I6, I7};
-use crate::checker::rows::ReservationLine;
+use crate::checker::rows::TABLES;
+use crate::client::order::LineRequest;
 
 /// A row as a transaction left it; no values if it was deleted. `tx` is 0 for a row that existed
 /// before the log.
@@ -18,33 +22,13 @@ pub struct RowChange {
     pub new_values: Option<Vec<Option<String>>>,
 }
 
-/// The states by name, so that a row is kept in few bytes.
-const STATES: [&str; 12] = [
-    "pending",
-    "confirmed",
-    "cancelled",
-    "waiting",
-    "verified",
-    "declined",
-    "refunded",
-    "reserved",
-    "rejected",
-    "released",
-    "void",
-    "",
-];
-
-/// What payment and stock take something with.
-const APPROVALS: [&str; 2] = ["verified", "reserved"];
-
-type States = [&'static str; 3];
-
 /// Checks the changes of one database, in the order in which each row had them.
 #[derive(Default)]
 pub struct TransitionCheck {
     count: u64,
-    /// The last state of orders, payments and reservations, by table and key.
-    states: HashMap<(&'static str, String), States>,
+    /// By table and key: the last status of an order with its legs, or the last state of a part. The leg of a participant
+    /// that an order does not ask is empty.
+    states: HashMap<(&'static str, String), Vec<&'static str>>,
     /// The last amount taken of an account and reserved of an item.
     amounts: HashMap<String, i64>,
     /// By transaction and account or item: the amount moved, less the amount of that transaction's
@@ -63,12 +47,12 @@ impl TransitionCheck {
     pub fn check_change(&mut self, change: &RowChange, findings: &mut Findings) {
         let RowChange { tx, table_name: what, key, new_values: became } = change;
         self.count += u64::from(*tx != 0);
+        let violates = match what.as_str() {
+            "payments" | "accounts" => I5,
+            "reservations" | "items" => I6,
+            _ => I3,
+        };
         let Some(became) = became else {
-            let violates = match what.as_str() {
-                "orders" => I3,
-                "payments" | "accounts" => I5,
-                _ => I6,
-            };
             return findings.add(violates, "deleted", || format!("{what} {key} was deleted"));
         };
         let column = |nth: usize| became.get(nth).and_then(Option::as_deref).unwrap_or_default();
@@ -76,22 +60,11 @@ impl TransitionCheck {
         let is_erasure = self.is_erasure(what, key, [column(0), column(1)]);
         match what.as_str() {
             "orders" => {
-                self.check_order(*tx, key, [column(0), column(1), column(2)].map(intern), findings)
-            }
-            "payments" if is_erasure => {}
-            "payments" => {
-                let moved = [(column(1).to_string(), number(2))];
-                self.check_response("payments", change, intern(column(0)), moved, findings);
-            }
-            "reservations" => {
-                let lines: Vec<ReservationLine> =
-                    serde_json::from_str(column(1)).unwrap_or_default();
-                let moved = lines.into_iter().map(|line| (line.sku, i64::from(line.quantity)));
-                self.check_response("reservations", change, intern(column(0)), moved, findings);
+                let states = became.iter().map(|it| intern(it.as_deref().unwrap_or_default()));
+                self.check_order(*tx, key, states.collect(), findings)
             }
             "accounts" | "items" => {
                 let negative = number(0) < 0 || number(1) < 0;
-                let violates = if what == "accounts" { I5 } else { I6 };
                 findings.unless(!negative, violates, "negative", || {
                     format!("{what} {key} had {} and {} in transaction {tx}", number(0), number(1))
                 });
@@ -100,7 +73,20 @@ impl TransitionCheck {
                     self.record_movement(*tx, key, was - number(1));
                 }
             }
-            _ => {}
+            _ if is_erasure => {}
+            _ => {
+                // What an approval takes, of each account or item.
+                let moved: Vec<(String, i64)> = match what.as_str() {
+                    "payments" => vec![(column(1).to_string(), number(2))],
+                    "reservations" => {
+                        let lines: Vec<LineRequest> =
+                            serde_json::from_str(column(1)).unwrap_or_default();
+                        lines.into_iter().map(|line| (line.sku, line.quantity)).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                self.check_response(change, intern(column(0)), moved, findings);
+            }
         }
     }
 
@@ -110,7 +96,7 @@ impl TransitionCheck {
         match table {
             "payments" => {
                 let was = self.states.get(&("payments", key.to_string()));
-                self.replacements.contains(customer_id) && was == Some(&[intern(state), "", ""])
+                self.replacements.contains(customer_id) && was.is_some_and(|was| was[..] == [state])
             }
             "accounts" => self.replacements.contains(key) && !self.amounts.contains_key(key),
             _ => false,
@@ -129,20 +115,21 @@ impl TransitionCheck {
         self.count
     }
 
-    fn check_order(&mut self, tx: i64, key: &str, now: States, findings: &mut Findings) {
-        let was = self.states.insert(("orders", key.to_string()), now);
+    fn check_order(&mut self, tx: i64, key: &str, now: Vec<&'static str>, findings: &mut Findings) {
+        let was = self.states.insert(("orders", key.to_string()), now.clone());
         let Some(was) = was else {
-            let is_new = now == ["pending", "waiting", "waiting"] || tx == 0;
-            return findings.unless(is_new, I3, "changed", || {
-                format!("{key} was created as {} / {} / {}", now[0], now[1], now[2])
+            let is_open = |leg: &&str| [WAITING, ""].contains(leg);
+            let is_new = now[0] == "pending" && now[1..].iter().all(is_open);
+            return findings.unless(is_new || tx == 0, I3, "changed", || {
+                format!("{key} was created as {}", now.join(" / "))
             });
         };
         findings.unless(was[0] == now[0] || was[0] == "pending", I3, "changed", || {
             format!("{key} had ended as {}, and became {}", was[0], now[0])
         });
-        for (leg, was, now) in [("payment", was[1], now[1]), ("stock", was[2], now[2])] {
-            findings.unless(is_forward(was, now), I3, "fell", || {
-                format!("{key}: {leg} was {was}, and became {now}")
+        for (answers, (was, now)) in participants().iter().zip(was[1..].iter().zip(&now[1..])) {
+            findings.unless(is_forward(answers, was, now), I3, "fell", || {
+                format!("{key}: {} was {was}, and became {now}", answers.service)
             });
         }
     }
@@ -151,23 +138,25 @@ impl TransitionCheck {
     /// account or item, and its compensation gives back.
     fn check_response(
         &mut self,
-        table: &'static str,
-        RowChange { tx, key, .. }: &RowChange,
+        RowChange { tx, table_name, key, .. }: &RowChange,
         now: &'static str,
-        moved: impl IntoIterator<Item = (String, i64)>,
+        moved: Vec<(String, i64)>,
         findings: &mut Findings,
     ) {
-        let was = self.states.insert((table, key.clone()), [now, "", ""]);
-        let was = was.map_or("", |[was, ..]| was);
+        let part = TABLES.iter().find(|(_, table, ..)| table == table_name);
+        let Some((service, table, ..)) = part else { return };
+        let answers = participants().into_iter().find(|answers| answers.service == *service);
+        let answers = answers.expect("TABLES lists participants");
+        let was = self.states.insert((*table, key.clone()), vec![now]);
+        let was = was.map_or("", |was| was[0]);
         // An order that arrived in one batch with its cancellation is compensated from the
         // beginning.
-        let once = was.is_empty() || was != now && was != "waiting" && is_forward(was, now);
+        let once = was.is_empty() || was != now && was != WAITING && is_forward(&answers, was, now);
         findings.unless(once, I7, "again", || {
             format!("{table} {key} was {was:?}, and became {now} in transaction {tx}")
         });
-        let (had_taken, has_taken) = (APPROVALS.contains(&was), APPROVALS.contains(&now));
-        let is_undone = had_taken && ["refunded", "released"].contains(&now);
-        let times = i64::from(has_taken && was != now) - i64::from(is_undone);
+        let [yes, undone] = [answers.accepted, answers.undone].map(leg_state);
+        let times = i64::from(now == yes && was != yes) - i64::from(was == yes && now == undone);
         for (account, amount) in moved.into_iter().filter(|_| *tx != 0) {
             self.record_movement(*tx, &account, times * amount);
         }
@@ -182,12 +171,18 @@ impl TransitionCheck {
     }
 }
 
-/// waiting < verified < refunded, waiting < declined, waiting < void; likewise for stock.
-fn is_forward(was: &str, now: &str) -> bool {
-    let undone = [("verified", "refunded"), ("reserved", "released")];
-    was == now || was == "waiting" || undone.contains(&(was, now))
+/// waiting < accepted < undone, waiting < refused, waiting < void.
+fn is_forward(answers: &Answers, was: &str, now: &str) -> bool {
+    let undone = (leg_state(answers.accepted), leg_state(answers.undone));
+    was == now || was == WAITING || (was, now) == undone
 }
 
+/// The state of this name, so that a row is kept in few bytes.
 fn intern(text: &str) -> &'static str {
-    STATES.into_iter().find(|word| *word == text).unwrap_or("unknown")
+    static STATES: LazyLock<Vec<&str>> = LazyLock::new(|| {
+        let answers = participants().map(|it| [it.accepted, it.refused, it.undone].map(leg_state));
+        let others = ["pending", "confirmed", "cancelled", WAITING, VOID, ""];
+        others.into_iter().chain(answers.into_iter().flatten()).collect()
+    });
+    STATES.iter().find(|word| **word == text).copied().unwrap_or("unknown")
 }

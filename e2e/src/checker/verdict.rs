@@ -74,17 +74,16 @@ impl Verdict {
         let [deposited, balance, taken] = parts(&self.money).map(format_hundredths);
         let total = format_hundredths(*confirmed_cents);
         let [delivered, available, reserved] = parts(&self.stock).map(group_digits);
-        vec![
-            ("orders", orders),
-            ("payments", by_name(&self.tally.payments)),
-            ("stock", by_name(&self.tally.reservations)),
+        let parts = self.tally.parts.iter().map(|(service, states)| (*service, by_name(states)));
+        let sums = [
             ("money", format!("deposited {deposited} = balance {balance} + taken {taken}")),
             ("", format!("confirmed orders total {total}")),
             (
                 "items",
                 format!("delivered {delivered} = available {available} + reserved {reserved}"),
             ),
-        ]
+        ];
+        [("orders", orders)].into_iter().chain(parts).chain(sums).collect()
     }
 
     /// What was published and handled.

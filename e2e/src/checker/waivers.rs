@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I5, I6};
+use crate::checker::order_cases::OrderCase;
 use crate::checker::orders::check_case;
-use crate::checker::rows::OrderCase;
 use crate::checker::tally::{CheckContext, Tally};
 
 /// Findings that follow from a discarded event.
@@ -110,13 +110,15 @@ impl Waivers {
                 format!("{key}: {service} keeps {amount} {unit}, written off is {written_off:?}")
             });
         };
-        if let Some(payment) = case.payment.as_ref().filter(|payment| payment.state == "verified") {
+        let part =
+            |service: &str, state: &str| case.parts.get(service).filter(|part| part.state == state);
+        if let Some(payment) = part("payment", "verified") {
             let unit = format!("{} cents", payment.currency.as_deref().unwrap_or_default());
             check("payment", unit, payment.amount_cents);
             self.unrefunded_cents += i128::from(payment.amount_cents);
         }
-        if let Some(held) = case.reservation.as_ref().filter(|held| held.state == "reserved") {
-            held.lines.iter().for_each(|l| check("stock", l.sku.clone(), i64::from(l.quantity)));
+        if let Some(held) = part("stock", "reserved") {
+            held.lines.iter().for_each(|l| check("stock", l.sku.clone(), l.quantity));
         }
     }
 
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
     use checker::dead_letters::DeadLetterIndex;
 
-    use crate::checker::test_cases::{RESERVED, case, context, has_finding, id};
+    use crate::checker::test_cases::{RESERVED, case, context, has_finding, id, part_mut};
 
     /// The findings of an order after an event was discarded and these amounts were written off.
     fn findings_of(case: &OrderCase, written_off: &[(&'static str, &str, i64)]) -> Vec<String> {
@@ -194,7 +196,7 @@ mod tests {
         lost.records.retain(|record| record.event_id != id(RESERVED));
         assert!(has_finding(&findings_of(&lost, &[]), "I8 lost"), "{:?}", findings_of(&lost, &[]));
         let mut money = case("confirmed", "verified", "reserved");
-        money.payment.as_mut().unwrap().amount_cents += 1;
+        part_mut(&mut money, "payment").amount_cents += 1;
         assert!(
             findings_of(&money, &[])
                 .iter()

@@ -214,13 +214,7 @@ impl Client {
         let what = format!("order {order_id} to end");
         eventually(&what, within, async || {
             let order = self.get_order(order_id).await?;
-            ensure!(
-                order.has_ended(),
-                "it is {} / {} / {}",
-                order.status,
-                order.payment,
-                order.stock
-            );
+            ensure!(order.has_ended(), "it is {}: {}", order.status, order.legs);
             Ok(order)
         })
         .await

@@ -29,7 +29,7 @@ impl Identity {
             (_, ["consumer" | "dead-letters" | "republish" | "books", ..])
             | ("GET", ["published-events" | "handled-events" | "pending-orders"])
             | ("GET", ["sales" | "outcomes"])
-            | ("POST", ["items", "rebuild"]) => Identity::Operator,
+            | ("POST", ["items", "rebuild"] | ["orders", _, "rebuild"]) => Identity::Operator,
             ("POST", ["orders"]) => Identity::Customer(customer_in(body).unwrap_or_default()),
             ("POST", ["accounts", _, "deposits"]) => Identity::PaymentProvider,
             ("PUT" | "POST", ["items", ..]) => Identity::Warehouse,
@@ -88,6 +88,7 @@ mod tests {
             (&Method::PUT, "/items/cap", Identity::Warehouse),
             (&post, "/items/cap/deliveries", Identity::Warehouse),
             (&post, "/items/rebuild", Identity::Operator),
+            (&post, "/orders/7/rebuild", Identity::Operator),
             (&get, "/dead-letters/7", Identity::Operator),
             (&post, "/dead-letters/replay", Identity::Operator),
             (&post, "/consumer/pause", Identity::Operator),

@@ -130,8 +130,8 @@ async fn place_during_outage(client: &Client) -> Result<(Vec<Uuid>, u64)> {
     for order_id in &orders {
         eventually("payment to be verified", STEP_TIMEOUT, async || {
             let order = client.get_order(*order_id).await?;
-            ensure!(order.payment == "verified", "order {order_id}: payment is {}", order.payment);
-            ensure!(order.status == "pending" && order.stock == "waiting", "{order:?}");
+            ensure!(order.leg("payment") == "verified", "order {order_id}: {}", order.legs);
+            ensure!(order.status == "pending" && order.leg("stock") == "waiting", "{order:?}");
             Ok(())
         })
         .await?;
@@ -273,11 +273,10 @@ fn curl_order(client: &Client, customer_id: Uuid, lines: &[LineRequest]) -> Stri
 /// The state of an order as the demo prints it.
 fn print_order(status: &str, order: &Order) {
     print_line(&format!(
-        "  {status}\n  order {}: status {}, payment {}, stock {}, total {} {}",
+        "  {status}\n  order {}: status {}, {}, total {} {}",
         order.order_id,
         order.status,
-        order.payment,
-        order.stock,
+        order.legs,
         format_hundredths(order.total_cents),
         order.currency
     ));

@@ -8,10 +8,9 @@ use uuid::Uuid;
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I1, I2, I13};
-use crate::checker::rows::OrderLineRow;
 use crate::client::client_history::{ClientHistory, FinalOutcome};
 use crate::client::http_client::Client;
-use crate::client::order::LineRequest;
+use crate::client::order::{LineRequest, OrderLine};
 use crate::client::outcome::Outcome;
 
 /// An order in the order service's database.
@@ -31,15 +30,14 @@ pub async fn find_stored_orders(
     let customers: HashSet<Uuid> =
         histories.iter().map(|history| history.plan.customer_id).collect();
     let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
-    let rows: Vec<(Uuid, Uuid, sqlx::types::Json<Vec<OrderLineRow>>)> = sqlx::query_as(
+    let rows: Vec<(Uuid, Uuid, sqlx::types::Json<Vec<OrderLine>>)> = sqlx::query_as(
         "select order_id, customer_id, lines from orders where customer_id = any($1)",
     )
     .bind(Vec::from_iter(customers))
     .fetch_all(&mut db)
     .await
     .context("the orders of the load cannot be read")?;
-    let line_request =
-        |line: OrderLineRow| LineRequest { sku: line.sku, quantity: line.quantity.into() };
+    let line_request = |line: OrderLine| LineRequest { sku: line.sku, quantity: line.quantity };
     let stored = rows.into_iter().map(|(order_id, customer_id, lines)| StoredOrder {
         order_id,
         customer_id,

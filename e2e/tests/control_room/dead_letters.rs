@@ -131,7 +131,7 @@ pub async fn refuse_refund(stack: &Stack, client: &Client) -> Result<Order> {
     place_orders(client, 1).await?;
     eventually("payment to verify it", TIMEOUT, async || {
         let order = client.get_order(order.order_id).await?;
-        ensure!(order.payment == "verified", "{order:?}");
+        ensure!(order.leg("payment") == "verified", "{order:?}");
         Ok(())
     })
     .await?;

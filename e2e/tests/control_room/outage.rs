@@ -126,7 +126,7 @@ impl Views {
         for id in rows.keys() {
             let order = client.get_order(*id).await?;
             // Its customer may have cancelled it since.
-            ensure!(order.stock == "waiting" && order.status != "confirmed", "{order:?}");
+            ensure!(order.leg("stock") == "waiting" && order.status != "confirmed", "{order:?}");
         }
         Ok(())
     }

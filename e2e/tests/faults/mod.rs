@@ -197,7 +197,7 @@ async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once(
         ended?;
         for order in &orders {
             let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
-            let undone = ["void", "released"].contains(&&*ended.stock);
+            let undone = ["void", "released"].contains(&ended.leg("stock"));
             ensure!(ended.reason.as_deref() == Some("deadline") && undone, "{ended:?}");
         }
         Ok(())

@@ -7,6 +7,7 @@ use e2e::client::order::Order;
 use e2e::client::outcome::Outcome;
 use e2e::stack_description::SERVICES;
 use e2e::workload::seed;
+use events::participants::{Answers, WAITING, leg_state, participants};
 use faults::faulty_network::Toxics;
 use faults::links::{Dependency, Link, Links};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -86,17 +87,15 @@ async fn order_while_cut(fixture: &Fixture, pair: &Link, way: Toxics) -> Result<
     let what = format!("the other services to respond while {pair} are cut");
     let orders = std::slice::from_ref(&order);
     wait_until_each(client, orders, &what, |now| {
-        (is_held("payment") || now.payment == "verified")
-            && (is_held("stock") || now.stock == "reserved")
+        let has_accepted = |it: &Answers| now.leg(it.service) == leg_state(it.accepted);
+        participants().iter().all(|it| is_held(it.service) || has_accepted(it))
     })
     .await?;
     sleep(IN_FLIGHT_TIME).await;
     let now = client.get_order(order.order_id).await?;
-    for (service, leg) in [("payment", &now.payment), ("stock", &now.stock)] {
-        ensure!(
-            !is_held(service) || leg == "waiting",
-            "{service} responded in spite of it: {now:?}"
-        );
+    for service in participants().map(|it| it.service) {
+        let is_open = now.leg(service) == WAITING;
+        ensure!(!is_held(service) || is_open, "{service} responded in spite of it: {now:?}");
     }
     Ok(Some(order))
 }

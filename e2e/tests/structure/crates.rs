@@ -92,11 +92,8 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let saga: BTreeSet<String> = own.difference(&others).cloned().collect();
     assert_eq!(services(), saga, "the native stack starts every service");
     for name in WITHOUT_DATABASE {
-        assert_eq!(
-            dependencies_of(name),
-            on(&["holdfast-chassis", "holdfast-ops-client"]),
-            "{name}"
-        );
+        let libraries = on(&["holdfast-chassis", "holdfast-ops-client", "events"]);
+        assert_eq!(dependencies_of(name), libraries, "{name}");
         assert!(!root().join(format!("services/{name}/migrations")).exists(), "{name}");
     }
 }

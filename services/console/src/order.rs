@@ -1,7 +1,12 @@
 //! An order, as its service shows it.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
+use events::participants::{Answers, WAITING, leg_state, participants};
+use maud::{Markup, html};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::format;
 
@@ -14,8 +19,8 @@ pub struct Order {
     pub customer_id: String,
     pub status: String,
     pub reason: Option<String>,
-    pub payment: String,
-    pub stock: String,
+    #[serde(flatten)]
+    pub legs: Legs,
     pub total_cents: i64,
     pub currency: String,
     pub lines: Vec<OrderLine>,
@@ -28,6 +33,29 @@ pub struct OrderLine {
     pub sku: String,
     pub quantity: i64,
     pub unit_price_cents: i64,
+}
+
+/// The fields of an order that are none of the others. Each participant that the order asks has its state there.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Legs(HashMap<String, Value>);
+
+impl Legs {
+    /// Each participant with its state; a dash if the order does not ask it.
+    pub fn states(&self) -> impl Iterator<Item = (Answers, &str)> {
+        let state = |name: &str| self.0.get(name).and_then(Value::as_str).unwrap_or("–");
+        participants().into_iter().map(move |it| (it, state(it.service)))
+    }
+}
+
+/// The headings of a table of orders: a column for each participant.
+pub fn leg_headings() -> Markup {
+    html! { @for answers in participants() { th { (title(answers.service)) } } }
+}
+
+/// A name, with a capital letter.
+pub fn title(name: &str) -> String {
+    name[..1].to_uppercase() + &name[1..]
 }
 
 impl Order {
@@ -44,14 +72,13 @@ impl Order {
     /// The services whose answer is missing, each with what it would be. After a cancellation each has to undo its
     /// part.
     pub fn missing_answers(&self) -> Vec<(&'static str, String)> {
-        let legs = [("payment", &self.payment, "verified"), ("stock", &self.stock, "reserved")];
-        let missing = legs.into_iter().filter_map(|(service, leg, accepted)| {
-            let waits = leg == "waiting";
+        let missing = self.legs.states().filter_map(|(answers, leg)| {
+            let (service, waits) = (answers.service, leg == WAITING);
             match &*self.status {
                 "pending" if waits => {
                     Some((service, format!("the order waits for the answer of {service}")))
                 }
-                "cancelled" if waits || leg == accepted => {
+                "cancelled" if waits || leg == leg_state(answers.accepted) => {
                     Some((service, format!("{service} has not undone its part yet")))
                 }
                 _ => None,
@@ -73,8 +100,9 @@ mod tests {
     #[test]
     fn a_pending_order_waits_for_answers_and_a_cancelled_one_for_what_is_undone() {
         let missing = |status: &str, payment: &str, stock: &str| {
-            let [status, payment, stock] = [status, payment, stock].map(str::to_string);
-            let order = Order { status, payment, stock, ..Order::default() };
+            let legs = [("payment", payment), ("stock", stock)];
+            let legs = legs.map(|(service, state)| (service.to_string(), state.into())).into();
+            let order = Order { status: status.into(), legs: Legs(legs), ..Order::default() };
             order.missing_answers().into_iter().map(|(service, _)| service).collect::<Vec<_>>()
         };
         assert_eq!(missing("pending", "waiting", "waiting"), ["payment", "stock"]);
@@ -83,6 +111,15 @@ mod tests {
         assert_eq!(missing("cancelled", "verified", "waiting"), ["payment", "stock"]);
         assert_eq!(missing("cancelled", "refunded", "rejected"), [""; 0]);
         assert_eq!(missing("cancelled", "declined", "void"), [""; 0]);
+    }
+
+    #[test]
+    fn a_leg_that_the_order_does_not_ask_is_a_dash() {
+        let asks_stock = r#"{"payment": null, "stock": "waiting", "status": "pending"}"#;
+        let legs: Legs = serde_json::from_str(asks_stock).unwrap();
+        let states: Vec<&str> = legs.states().map(|(_, state)| state).collect();
+        assert_eq!(states[..2], ["–", "waiting"]);
+        assert!(leg_headings().into_string().starts_with("<th>Payment</th><th>Stock</th>"));
     }
 
     #[test]

@@ -9,14 +9,16 @@ create table items (
 );
 comment on table items is 'deletable: a rebuild removes items that the topic does not have';
 
--- Only the row of an order decides about it: its status leaves 'pending' once. The legs hold the answers of
--- payment and stock. They only climb, also after the order has ended.
+-- Only the row of an order decides about it: its status leaves 'pending' once. The legs hold the answers of the
+-- participants. They only climb, also after the order has ended. The leg of a participant that joins later is null in
+-- the orders that do not ask it.
 create table orders (
     -- UUIDv7: rows that were written at one time lie together, in the table and in the index.
     order_id         uuid primary key,
     customer_id      uuid not null,
     status           text not null check (status in ('pending', 'confirmed', 'cancelled')),
-    reason           text check (reason in ('payment_declined', 'stock_rejected', 'customer', 'deadline')),
+    -- Why it was cancelled. The program knows the words, so a new one changes no table.
+    reason           text,
     payment          text not null check (payment in ('waiting', 'verified', 'declined', 'refunded', 'void')),
     stock            text not null check (stock in ('waiting', 'reserved', 'rejected', 'released', 'void')),
     total_cents      bigint not null check (total_cents >= 0),
@@ -71,14 +73,14 @@ create table pending_orders (
 with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 comment on table pending_orders is 'deletable: the order has ended';
 
--- While a leg is open, an event with the customer's id is on its way, and payment or stock would meet it with rows that
--- name the replacement.
+-- While a leg is open, an event with the customer's id is on its way, and the participant would meet it with rows that
+-- name the replacement. Each leg of a confirmed order is a yes.
 create function erasure_obstacle(customer uuid) returns text language sql stable as $$
-    select 'order ' || order_id || ' has not ended with both legs' from orders
+    select 'order ' || order_id || ' has not ended with all its legs' from orders
     where customer_id = customer
-      and not (status = 'confirmed' and payment = 'verified' and stock = 'reserved'
-            or status = 'cancelled' and payment in ('declined', 'refunded', 'void')
-                                    and stock in ('rejected', 'released', 'void'))
+      and (status = 'pending' or status = 'cancelled' and (
+          payment in ('waiting', 'verified')
+          or stock in ('waiting', 'reserved')))
     order by order_id limit 1
 $$;
 

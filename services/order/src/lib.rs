@@ -1,9 +1,9 @@
 //! The order service takes orders and decides each one: it is the only decider of the saga.
 //!
-//! `POST /orders` publishes `orders.created`, and payment and stock answer. If both accept, the service publishes
-//! `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes `orders.cancelled`. Payment
-//! and stock then undo what they did. Each of them publishes that, unless its answer was a no. Prices come from a read
-//! model of `stock.items`.
+//! `POST /orders` publishes `orders.created`, and the participants answer: payment and stock. If all accept, the service
+//! publishes `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes
+//! `orders.cancelled`. The participants then undo what they did. Each of them publishes that, unless its answer was a
+//! no. Prices come from a read model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
 pub mod saga; // what events and commands cause
@@ -11,6 +11,7 @@ mod discard; // what a discarded event costs, where that can be remedied or has 
 pub mod api; // what clients may request
 mod books; // whether the rows are consistent, and their sums
 mod read_model; // rebuilds the read model of items from its topic
+mod rebuild_order; // rebuilds the row of an order from its history
 mod pending_orders; // which orders are stuck, for operators
 mod deadline; // cancels orders that wait for too long, if a deadline is set
 #[cfg(test)]
@@ -20,16 +21,22 @@ pub use order::*;
 
 use chassis::{Handlers, Republish, Service};
 
+use participants::{Asked, Payment, Stock};
+
 /// What the service does with the events of others.
 pub fn handlers() -> Handlers<Orders> {
-    Handlers::new()
-        .on_with(saga::payment_verified, discard::response)
-        .on_with(saga::payment_declined, discard::response)
-        .on_with(saga::payment_refunded, discard::refund)
-        .on_with(saga::stock_reserved, discard::response)
-        .on_with(saga::stock_rejected, discard::response)
-        .on_with(saga::stock_released, discard::release)
-        .on(saga::item_changed)
+    let handlers = Handlers::new();
+    let handlers = answers_of::<Payment>(handlers);
+    let handlers = answers_of::<Stock>(handlers);
+    handlers.on(saga::item_changed)
+}
+
+/// Adds the handlers of a participant's answers.
+fn answers_of<P: Asked>(handlers: Handlers<Orders>) -> Handlers<Orders> {
+    handlers
+        .on_with(saga::answered::<P::Accepted>, discard::response)
+        .on_with(saga::answered::<P::Refused>, discard::response)
+        .on_with(saga::answered::<P::Undone>, discard::undone)
 }
 
 /// Runs the service until it stops.
@@ -42,8 +49,9 @@ pub async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Re
 
     let admin = consumer.admin().merge(service.republish([order::Order::source()]));
     let admin = admin.merge(pending_orders::router(service.db.clone()));
+    let admin = admin.merge(rebuild_order::router(service.db.clone()));
     let admin = admin.merge(read_model::router(service.db.clone(), service.compacted_topic()));
     let api = api::router(service.db.clone(), commands, service.change_feed());
     let loops = [executor.into(), relay.into(), consumer.into(), sweep];
-    service.run(api, books::BOOKS, admin, loops).await
+    service.run(api, &books::BOOKS, admin, loops).await
 }

@@ -10,9 +10,10 @@ use axum::Json;
 use axum::extract::State;
 use chassis::{CachedAnswer, Problem, Query, db};
 use chrono::{DateTime, TimeDelta, Utc};
+use events::participants::{WAITING, participants};
 use metrics::{describe_gauge, gauge};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::time::sleep;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -134,28 +135,28 @@ async fn read(db: &PgPool) -> Result<Snapshot, Problem> {
     let mut tx = db::begin(db).await?;
     // To start a worker takes longer than the whole query.
     sqlx::query("set local max_parallel_workers_per_gather = 0").execute(&mut *tx).await?;
-    let (read_at, counts) = sqlx::query_as(
-        "select now(), array[
-             count(*),
-             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[1]))),
-             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[2]))),
-             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[3]))),
-             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[4]))),
-             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[5])))]
-         from (select created_at from pending_orders order by created_at, order_id limit $2) as oldest",
-    )
-    .bind(AGES)
+    let ages = AGES.map(|age| {
+        format!("count(*) filter (where created_at <= (select now() - interval '{age} s'))")
+    });
+    let (read_at, counts) = sqlx::query_as(AssertSqlSafe(format!(
+        "select now(), array[count(*), {}]
+         from (select created_at from pending_orders order by created_at, order_id limit $1) as oldest",
+        ages.join(", ")
+    )))
     .bind(COUNT_MAX)
     .fetch_one(&mut *tx)
     .await?;
-    let oldest: Vec<PendingOrder> = sqlx::query_as(
-        "select order_id, pending_orders.created_at, payment, stock,
-                array_remove(array[case payment when 'waiting' then 'payment' end,
-                                   case stock when 'waiting' then 'stock' end], null) as waits_for
+    let legs = participants().map(|participant| participant.service);
+    let unanswered = legs.map(|leg| format!("case {leg} when '{WAITING}' then '{leg}' end"));
+    let oldest: Vec<PendingOrder> = sqlx::query_as(AssertSqlSafe(format!(
+        "select order_id, pending_orders.created_at, {},
+                array_remove(array[{}], null) as waits_for
          from pending_orders join orders using (order_id)
          where status = 'pending'
          order by pending_orders.created_at, order_id limit $1",
-    )
+        legs.join(", "),
+        unanswered.join(", ")
+    )))
     .bind(i64::from(LIST_MAX))
     .fetch_all(&mut *tx)
     .await?;
@@ -163,14 +164,15 @@ async fn read(db: &PgPool) -> Result<Snapshot, Problem> {
     Ok(Snapshot { read_at, counts, oldest: oldest.into() })
 }
 
-/// What a pending order waits for, by the services whose answer is missing: the label of the metric.
-fn waits_for(order: &PendingOrder) -> &'static str {
-    match (order.payment, order.stock) {
-        (PaymentLeg::Waiting, StockLeg::Waiting) => "payment and stock",
-        (PaymentLeg::Waiting, _) => "payment",
-        (_, StockLeg::Waiting) => "stock",
-        _ => "order",
-    }
+/// Everything that a pending order can wait for: each set of services whose answer is missing, and its label of the metric.
+pub(crate) fn waits() -> impl Iterator<Item = (Vec<&'static str>, String)> {
+    let legs = participants().map(|participant| participant.service);
+    (0..1 << legs.len()).map(move |set: u32| {
+        let waits_for = (0..).zip(legs).filter(|(nth, _)| set >> nth & 1 == 1);
+        let waits_for = Vec::from_iter(waits_for.map(|(_, leg)| leg));
+        let label = if set == 0 { "order".into() } else { waits_for.join(" and ") };
+        (waits_for, label)
+    })
 }
 
 /// Measures the age of the oldest pending order by what it waits for, among the orders that an operator can list. Nothing
@@ -182,10 +184,10 @@ pub async fn report_oldest(db: &PgPool) {
     );
     loop {
         if let Ok(Snapshot { read_at, oldest, .. }) = read(db).await {
-            for waited in ["payment and stock", "payment", "stock", "order"] {
-                let first = oldest.iter().find(|order| waits_for(order) == waited);
+            for (waits_for, label) in waits() {
+                let first = oldest.iter().find(|order| order.waits_for == waits_for);
                 let age = first.map_or(TimeDelta::zero(), |order| read_at - order.created_at);
-                gauge!("pending_order_oldest_seconds", "waits_for" => waited)
+                gauge!("pending_order_oldest_seconds", "waits_for" => label)
                     .set(age.as_seconds_f64());
             }
         }

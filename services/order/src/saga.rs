@@ -1,24 +1,19 @@
-//! The decider: what the answers of payment and stock cause, and what the commands of customers do. Each handler is a
+//! The decider: what the answers of the participants cause, and what the commands of customers do. Each handler is a
 //! pure function from an event or a command and the rows in memory to what is published.
 //!
 //! Each answer does two things. First its leg advances, in every status of the order, because answers still arrive
-//! after the order has ended. Then the order's row decides, once: two acceptances confirm a pending order, and the
-//! first no cancels it.
+//! after the order has ended. Then the order's row decides, once: the acceptances of all whom the order asks confirm a
+//! pending order, and the first no cancels it. An answer of one whom the order does not ask is recorded and decides
+//! nothing.
 
-use chassis::{Command, Decision, HandlerContext, HandlerResult, Unprocessable, unprocessable};
-use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
-use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{
-    NAME_CHARS_MAX, SKU_RULE, StockItem, StockRejected, StockReleased, StockReserved, is_sku,
-    is_text,
-};
-use sqlx::types::Json;
+use chassis::{Command, Decision, HandlerContext, HandlerResult, Outcome, unprocessable};
+use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated, OrderLine};
+use events::participants::LegState::*;
+use events::stock::{NAME_CHARS_MAX, SKU_RULE, StockItem, is_sku, is_text};
 use uuid::Uuid;
 
-use crate::order::{
-    CancelOrder, Item, Line, LineRequest, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status,
-    StockLeg,
-};
+use crate::order::participants::{Answer, Asked};
+use crate::order::{CancelOrder, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
 
 /// Why a command is refused.
 #[derive(Debug, PartialEq)]
@@ -45,9 +40,8 @@ impl Command for PlaceOrder {
             // An earlier try was committed after all.
             return Ok(Self::created(location, order.clone()));
         }
-        let order = self.price(orders, context)?;
-        let created = order.created();
-        orders.put_order(order);
+        let created = self.price(orders, context)?;
+        orders.put_order(Order::placed(&created, context.event_id));
         orders.add_pending(self.order_id, context.now);
         orders.record_published(&created, self.order_id, context);
         let order = orders.loaded_order(self.order_id).clone();
@@ -56,8 +50,8 @@ impl Command for PlaceOrder {
 }
 
 impl PlaceOrder {
-    /// The order, with the prices of this moment.
-    fn price(&self, orders: &Orders, context: HandlerContext) -> Result<Order, Refusal> {
+    /// What is ordered, with the prices of this moment.
+    fn price(&self, orders: &Orders, context: HandlerContext) -> Result<OrderCreated, Refusal> {
         let mut lines = Vec::with_capacity(self.lines.len());
         let mut currency: Option<String> = None;
         let mut total_cents = 0_i64;
@@ -71,23 +65,15 @@ impl PlaceOrder {
                 .and_then(|cents| total_cents.checked_add(cents))
                 .ok_or(Refusal::TotalTooLarge { nth })?;
             let LineRequest { sku, quantity } = wanted.clone();
-            lines.push(Line { sku, quantity, unit_price_cents: item.price_cents });
+            lines.push(OrderLine { sku, quantity, unit_price_cents: item.price_cents });
         }
-        Ok(Order {
+        Ok(OrderCreated {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            status: Status::Pending,
-            reason: None,
-            payment: PaymentLeg::Waiting,
-            stock: StockLeg::Waiting,
+            lines,
             total_cents,
             currency: currency.unwrap_or_default(),
-            lines: Json(lines),
-            created_at: context.now,
-            ended_at: None,
-            created_event_id: context.event_id,
-            ended_event_id: None,
-            last_position: 0,
+            occurred_at: context.now,
         })
     }
 }
@@ -96,7 +82,7 @@ impl PlaceOrder {
 impl Command for CancelOrder {
     type Aggregate = Orders;
     type Output = Order;
-    type Event = OrderCancelled;
+    type Event = Ended;
     type Refusal = Refusal;
 
     fn decide(&self, orders: &mut Orders, context: HandlerContext) -> Decision<Self> {
@@ -107,139 +93,48 @@ impl Command for CancelOrder {
         if order.status == Status::Confirmed && self.reason != Reason::Deadline {
             return Err(Refusal::AlreadyConfirmed);
         }
-        let cancelled = cancel_if_pending(self.order_id, self.reason, orders, context);
+        let cancelled = end(self.order_id, Some(self.reason), orders, context);
         Ok(Self::ok(orders.loaded_order(self.order_id).clone()).publishing(cancelled))
     }
 }
 
-/// `payments.verified` → nothing yet | `orders.confirmed`
-pub fn payment_verified(
-    event: &PaymentVerified,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> HandlerResult<OrderConfirmed> {
-    let order_id = event.order_id;
-    let order = find_order(order_id, orders)?;
-    if (event.amount_cents, &event.currency) != (order.total_cents, &order.currency) {
-        unprocessable!("payment verified another amount than the total of order {order_id}");
-    }
-    match order.payment {
-        PaymentLeg::Waiting => order.payment = PaymentLeg::Verified,
-        PaymentLeg::Verified | PaymentLeg::Refunded => {}
-        leg => unprocessable!("payment of order {order_id} was {leg:?} and is now verified"),
-    }
-    orders.record_received(event, order_id, event.occurred_at, context);
-    Ok(confirm_if_both_accepted(order_id, orders, context))
+/// What ends an order.
+#[derive(Debug, PartialEq, Outcome)]
+pub enum Ended {
+    Confirmed(OrderConfirmed),
+    Cancelled(OrderCancelled),
 }
 
-/// `payments.declined` → `orders.cancelled`, unless the order has ended
-pub fn payment_declined(
-    event: &PaymentDeclined,
+/// An answer of a participant → nothing | `orders.confirmed` | `orders.cancelled`
+pub fn answered<A: Answer>(
+    answer: &A,
     orders: &mut Orders,
     context: HandlerContext,
-) -> HandlerResult<OrderCancelled> {
-    let order_id = event.order_id;
-    let order = find_order(order_id, orders)?;
-    match order.payment {
-        PaymentLeg::Waiting => order.payment = PaymentLeg::Declined,
-        PaymentLeg::Declined => {}
-        leg => unprocessable!("payment of order {order_id} was {leg:?} and is now declined"),
-    }
-    orders.record_received(event, order_id, event.occurred_at, context);
-    Ok(cancel_if_pending(order_id, Reason::PaymentDeclined, orders, context))
-}
-
-/// `payments.refunded` → nothing: the leg ends
-pub fn payment_refunded(
-    event: &PaymentRefunded,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> HandlerResult<()> {
-    let order_id = event.order_id;
-    let order = find_order(order_id, orders)?;
-    if order.status != Status::Cancelled {
-        unprocessable!("payment refunded order {order_id}, which was not cancelled");
-    }
-    let nothing_taken = event.amount_cents.is_none();
-    let whole = (event.amount_cents, event.currency.as_ref())
-        == (Some(order.total_cents), Some(&order.currency));
-    if !nothing_taken && !whole {
-        unprocessable!("payment refunded another amount than the total of order {order_id}");
-    }
-    order.payment = match (order.payment, nothing_taken) {
-        (PaymentLeg::Waiting | PaymentLeg::Void, true) => PaymentLeg::Void,
-        // The refund may overtake the verification that it undoes.
-        (PaymentLeg::Waiting | PaymentLeg::Verified | PaymentLeg::Refunded, false) => {
-            PaymentLeg::Refunded
-        }
-        (leg, _) => unprocessable!("payment of order {order_id} was {leg:?} and is now undone"),
+) -> HandlerResult<Ended> {
+    let (order_id, topic) = (answer.order_id(), A::topic().name);
+    let Some(order) = orders.order_mut(order_id) else {
+        unprocessable!("there is no order {order_id}");
     };
-    orders.record_received(event, order_id, event.occurred_at, context);
-    Ok(None)
-}
-
-/// `stock.reserved` → nothing yet | `orders.confirmed`
-pub fn stock_reserved(
-    event: &StockReserved,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> HandlerResult<OrderConfirmed> {
-    let order_id = event.order_id;
-    let order = find_order(order_id, orders)?;
-    let reserved = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
-    if !matches_order_lines(reserved, order) {
-        unprocessable!("stock reserved other lines than order {order_id} has");
-    }
-    match order.stock {
-        StockLeg::Waiting => order.stock = StockLeg::Reserved,
-        StockLeg::Reserved | StockLeg::Released => {}
-        leg => unprocessable!("stock of order {order_id} was {leg:?} and is now reserved"),
-    }
-    orders.record_received(event, order_id, event.occurred_at, context);
-    Ok(confirm_if_both_accepted(order_id, orders, context))
-}
-
-/// `stock.rejected` → `orders.cancelled`, unless the order has ended
-pub fn stock_rejected(
-    event: &StockRejected,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> HandlerResult<OrderCancelled> {
-    let order_id = event.order_id;
-    let order = find_order(order_id, orders)?;
-    match order.stock {
-        StockLeg::Waiting => order.stock = StockLeg::Rejected,
-        StockLeg::Rejected => {}
-        leg => unprocessable!("stock of order {order_id} was {leg:?} and is now rejected"),
-    }
-    orders.record_received(event, order_id, event.occurred_at, context);
-    Ok(cancel_if_pending(order_id, Reason::StockRejected, orders, context))
-}
-
-/// `stock.released` → nothing: the leg ends
-pub fn stock_released(
-    event: &StockReleased,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> HandlerResult<()> {
-    let order_id = event.order_id;
-    let order = find_order(order_id, orders)?;
-    if order.status != Status::Cancelled {
-        unprocessable!("stock released order {order_id}, which was not cancelled");
-    }
-    let nothing_reserved = event.lines.is_empty();
-    let released = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
-    if !nothing_reserved && !matches_order_lines(released, order) {
-        unprocessable!("stock released other lines than order {order_id} has");
-    }
-    order.stock = match (order.stock, nothing_reserved) {
-        (StockLeg::Waiting | StockLeg::Void, true) => StockLeg::Void,
-        // The release may overtake the reservation that it undoes.
-        (StockLeg::Waiting | StockLeg::Reserved | StockLeg::Released, false) => StockLeg::Released,
-        (leg, _) => unprocessable!("stock of order {order_id} was {leg:?} and is now undone"),
+    let Some(state) = answer.state(order) else {
+        unprocessable!("this {topic} is about something else than order {order_id} needs");
     };
-    orders.record_received(event, order_id, event.occurred_at, context);
-    Ok(None)
+    if matches!(state, Undone | Void) && order.status != Status::Cancelled {
+        unprocessable!("this {topic} undoes order {order_id}, which was not cancelled");
+    }
+    let leg = A::Of::leg(order);
+    let is_asked = leg.is_some();
+    if let Some(leg) = leg
+        && !leg.climb(state)
+    {
+        unprocessable!("the leg of order {order_id} was {:?} before this {topic}", leg.state);
+    }
+    orders.record_received(answer, context);
+    let reason = match state {
+        Accepted => None,
+        Refused => Some(A::Of::REFUSAL),
+        _ => return Ok(None),
+    };
+    Ok(is_asked.then(|| end(order_id, reason, orders, context)).flatten())
 }
 
 /// `stock.items` → nothing: the read model that orders take their prices from
@@ -265,54 +160,30 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: HandlerContext) ->
     Ok(None)
 }
 
-fn find_order(order_id: Uuid, orders: &mut Orders) -> Result<&mut Order, Unprocessable> {
-    let order = orders.order_mut(order_id);
-    order.ok_or_else(|| Unprocessable(format!("there is no order {order_id}")))
-}
-
-fn matches_order_lines<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &Order) -> bool {
-    let mut lines: Vec<_> = lines.collect();
-    let mut ordered: Vec<_> = order.lines.iter().map(|l| (l.sku.as_str(), l.quantity)).collect();
-    lines.sort_unstable();
-    ordered.sort_unstable();
-    lines == ordered
-}
-
-fn confirm_if_both_accepted(
+/// Ends a pending order, once: it is cancelled for a reason, or confirmed if all whom it asks have accepted.
+fn end(
     order_id: Uuid,
+    reason: Option<Reason>,
     orders: &mut Orders,
     context: HandlerContext,
-) -> Option<OrderConfirmed> {
-    let order = orders.order_mut(order_id)?;
-    let both = order.payment == PaymentLeg::Verified && order.stock == StockLeg::Reserved;
-    if order.status != Status::Pending || !both {
-        return None;
-    }
-    order.status = Status::Confirmed;
+) -> Option<Ended> {
+    let order = orders.order_mut(order_id).filter(|order| order.status == Status::Pending)?;
+    order.status = match reason {
+        Some(_) => Status::Cancelled,
+        None if order.legs().into_iter().flatten().all(|leg| leg == Accepted) => Status::Confirmed,
+        None => return None,
+    };
+    order.reason = reason;
     order.ended_at = Some(context.now);
     order.ended_event_id = Some(context.event_id);
-    let confirmed = order.confirmed(context.now);
+    let ended = match reason {
+        None => Ended::Confirmed(order.confirmed(context.now)),
+        Some(reason) => Ended::Cancelled(order.cancelled(reason, context.now)),
+    };
     orders.remove_pending(order_id);
-    orders.record_published(&confirmed, order_id, context);
-    Some(confirmed)
-}
-
-fn cancel_if_pending(
-    order_id: Uuid,
-    reason: Reason,
-    orders: &mut Orders,
-    context: HandlerContext,
-) -> Option<OrderCancelled> {
-    let order = orders.order_mut(order_id)?;
-    if order.status != Status::Pending {
-        return None;
+    match &ended {
+        Ended::Confirmed(event) => orders.record_published(event, order_id, context),
+        Ended::Cancelled(event) => orders.record_published(event, order_id, context),
     }
-    order.status = Status::Cancelled;
-    order.reason = Some(reason);
-    order.ended_at = Some(context.now);
-    order.ended_event_id = Some(context.event_id);
-    let cancelled = order.cancelled(reason, context.now);
-    orders.remove_pending(order_id);
-    orders.record_published(&cancelled, order_id, context);
-    Some(cancelled)
+    Some(ended)
 }

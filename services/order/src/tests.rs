@@ -2,7 +2,9 @@
 //! order of two pens and an ink, and the answers of payment and stock to it.
 
 mod rules;
+mod participants;
 mod history;
+mod fold;
 mod edges;
 mod callers;
 mod waiting;
@@ -28,9 +30,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::books::BOOKS;
-use crate::order::{
-    Line, LineRequest, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
-};
+use crate::order::{Leg, LegState, Line, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
 use crate::saga;
 use crate::{api, discard};
 
@@ -49,7 +49,7 @@ fn euros() -> String {
 }
 
 /// Two pens and an ink.
-fn order(order_id: Uuid, status: Status, payment: PaymentLeg, stock: StockLeg) -> Order {
+fn order(order_id: Uuid, status: Status, payment: LegState, stock: LegState) -> Order {
     let line = |sku: &str, quantity, unit_price_cents| Line {
         sku: sku.into(),
         quantity,
@@ -61,8 +61,8 @@ fn order(order_id: Uuid, status: Status, payment: PaymentLeg, stock: StockLeg) -
         customer_id: CUSTOMER,
         status,
         reason: (status == Status::Cancelled).then_some(Reason::Deadline),
-        payment,
-        stock,
+        payment: Leg::new(payment),
+        stock: Leg::new(stock),
         total_cents: TOTAL_CENTS,
         currency: euros(),
         lines: Json(vec![line("pen", 2, 150), line("ink", 1, 90)]),
@@ -151,21 +151,16 @@ fn handle(
         assert!(events.next().is_none(), "one event at most");
         Ok(event.map(|(_, event)| event.topic.name))
     }
+    let released_lines = [("ink", 1), ("pen", 2)];
     match response {
-        Verified => topic(saga::payment_verified(&verified(order_id), rows, context)),
-        Declined => topic(saga::payment_declined(&declined(order_id), rows, context)),
-        Refunded => {
-            topic(saga::payment_refunded(&refunded(order_id, Some(TOTAL_CENTS)), rows, context))
-        }
-        PaymentVoid => topic(saga::payment_refunded(&refunded(order_id, None), rows, context)),
-        Reserved => topic(saga::stock_reserved(&reserved(order_id), rows, context)),
-        Rejected => topic(saga::stock_rejected(&rejected(order_id), rows, context)),
-        Released => topic(saga::stock_released(
-            &released(order_id, &[("ink", 1), ("pen", 2)]),
-            rows,
-            context,
-        )),
-        StockVoid => topic(saga::stock_released(&released(order_id, &[]), rows, context)),
+        Verified => topic(saga::answered(&verified(order_id), rows, context)),
+        Declined => topic(saga::answered(&declined(order_id), rows, context)),
+        Refunded => topic(saga::answered(&refunded(order_id, Some(TOTAL_CENTS)), rows, context)),
+        PaymentVoid => topic(saga::answered(&refunded(order_id, None), rows, context)),
+        Reserved => topic(saga::answered(&reserved(order_id), rows, context)),
+        Rejected => topic(saga::answered(&rejected(order_id), rows, context)),
+        Released => topic(saga::answered(&released(order_id, &released_lines), rows, context)),
+        StockVoid => topic(saga::answered(&released(order_id, &[]), rows, context)),
     }
 }
 
@@ -227,5 +222,5 @@ async fn post_order(client: &TestClient) -> Uuid {
 }
 
 async fn books(fixture: &TestService<Orders>) -> Value {
-    fixture.books(BOOKS).get("/books").await.body
+    fixture.books(&BOOKS).get("/books").await.body
 }

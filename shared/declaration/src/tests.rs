@@ -1,6 +1,9 @@
 //! What the events and the handlers declare, and the files that follow from it.
 
+use chassis::event::Event;
 use contracts::checks;
+use events::orders::{OrderCancelled, OrderCreated};
+use events::participants::participants;
 use events::{connect, insights, saga_topics, topics};
 
 use crate::{CONTRACTS, SUBSCRIPTIONS, subscribers};
@@ -12,6 +15,21 @@ fn every_service_says_what_it_consumes() {
     assert_eq!(SUBSCRIPTIONS.services().collect::<Vec<_>>(), LIST);
     for service in LIST {
         assert!(!SUBSCRIPTIONS.topics(service).is_empty(), "{service}");
+    }
+}
+
+/// Otherwise an order would wait for an answer without end.
+#[test]
+fn every_participant_hears_of_orders_and_the_order_service_hears_its_answers() {
+    for answers in participants() {
+        for topic in [OrderCreated::topic(), OrderCancelled::topic()] {
+            let subscribers = subscribers(topic);
+            assert!(subscribers.contains(&answers.service), "{} {}", answers.service, topic.name);
+        }
+        for topic in [answers.accepted, answers.refused, answers.undone] {
+            assert_eq!(topic.publisher, answers.service, "{}", topic.name);
+            assert!(subscribers(topic).contains(&"order"), "{}", topic.name);
+        }
     }
 }
 

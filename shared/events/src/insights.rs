@@ -1,8 +1,6 @@
 //! The events of the stream processor `insights`: sums of what happened to orders, by minute. It writes them in
 //! transactions. A later record replaces an earlier one of the same key and minute.
 
-use std::fmt;
-
 use chassis::Event;
 use chrono::{DateTime, Utc};
 use contracts::grants::{AclOperation, AclResource, Grant};
@@ -59,8 +57,8 @@ pub struct ItemSales {
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
 #[event(topic = "insights.outcomes", publisher = "insights", key = "outcome", read_committed)]
 pub struct OrderOutcomes {
-    /// How the orders ended.
-    pub outcome: Outcome,
+    /// How the orders ended: `confirmed`, or the reason of the cancellation as `orders.cancelled` has it.
+    pub outcome: String,
     /// The beginning of the minute in which they ended.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub minute: DateTime<Utc>,
@@ -72,43 +70,4 @@ pub struct OrderOutcomes {
     pub decision_millis_sum: i64,
     /// The longest of these times.
     pub decision_millis_max: i64,
-}
-
-/// How an order ended: confirmed, or the reason of its cancellation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Payment and stock both accepted it.
-    Confirmed,
-    /// Payment declined.
-    PaymentDeclined,
-    /// Stock rejected.
-    StockRejected,
-    /// The customer cancelled.
-    Customer,
-    /// The order was still pending at its deadline.
-    Deadline,
-    /// A reason newer than this reader.
-    Unknown,
-}
-
-/// The symbol is the key of its records.
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.symbol())
-    }
-}
-
-impl Outcome {
-    /// The symbol in the schema.
-    pub fn symbol(self) -> &'static str {
-        match self {
-            Outcome::Confirmed => "confirmed",
-            Outcome::PaymentDeclined => "payment_declined",
-            Outcome::StockRejected => "stock_rejected",
-            Outcome::Customer => "customer",
-            Outcome::Deadline => "deadline",
-            Outcome::Unknown => "unknown",
-        }
-    }
 }

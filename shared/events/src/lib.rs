@@ -11,6 +11,7 @@
 pub mod connect;
 pub mod insights;
 pub mod orders;
+pub mod participants;
 pub mod payments;
 pub mod stock;
 

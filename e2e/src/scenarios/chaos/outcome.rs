@@ -105,7 +105,7 @@ impl ChaosRun {
                 |(class, counts): &(&FaultClass, FaultCounts)| causes(class) && counts.injected > 0;
             is_full || !CLASSES.iter().any(causes) || classes.iter().any(injected)
         };
-        let due: Vec<Situation> = Situation::ALL.into_iter().filter(is_due).collect();
+        let due: Vec<Situation> = Situation::all().into_iter().filter(is_due).collect();
         match self.rounds.last() {
             Some(last) => {
                 let unseen = last.coverage.missing(&due);
@@ -183,7 +183,7 @@ mod tests {
             let faults = schedule::generate(1, nth, 1, round::LOAD_DURATION);
             let faults = faults.into_iter().map(effective).collect();
             let mut seen = Coverage::default();
-            Situation::ALL.into_iter().for_each(|situation| seen.record(situation, 1));
+            Situation::all().into_iter().for_each(|situation| seen.record(situation, 1));
             ChaosRound {
                 nth,
                 faults,
@@ -251,7 +251,7 @@ mod tests {
     fn a_full_run_covers_every_situation_and_a_short_one_those_of_its_faults() {
         let without = |situation, mut run: ChaosRun| {
             let mut seen = Coverage::default();
-            let others = Situation::ALL.into_iter().filter(|other| *other != situation);
+            let others = Situation::all().into_iter().filter(|other| *other != situation);
             others.for_each(|situation| seen.record(situation, 1));
             run.rounds.last_mut().unwrap().coverage = seen;
             run

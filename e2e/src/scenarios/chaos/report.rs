@@ -39,7 +39,7 @@ pub fn render(run: &ChaosRun, minutes: u64) -> Result<String> {
     render_classes(run, out)?;
     if let Some(ChaosRound { coverage, .. }) = run.rounds.last() {
         writeln!(out, "\n## What happened at least once\n\n| | times |\n| --- | ---: |")?;
-        for situation in Situation::ALL {
+        for situation in Situation::all() {
             let count = group_digits(coverage.count(situation));
             writeln!(out, "| {} | {count} |", situation.name())?;
         }

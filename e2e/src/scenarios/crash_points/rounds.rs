@@ -207,7 +207,7 @@ impl<'a> CrashPointRun<'a> {
         // Overdue orders are cancelled in the largest batches, and each batch is one hit.
         let count = (last as usize - 1) * COMMAND_BATCH_MAX + 1;
         let orders = place_orders(&client, seed::CUSTOMERS[0].customer_id, count).await?;
-        let is_verified = |order: &Order| order.payment == "verified";
+        let is_verified = |order: &Order| order.leg("payment") == "verified";
         wait_for_all(&client, &orders, "payment to be verified", is_verified).await?;
         stack.set_environment("order", DEADLINE_VARIABLE, Some("1"))?;
         let armed = self.arm("deadline", &["order"], &SWEEP, self.hits)?;
@@ -217,7 +217,7 @@ impl<'a> CrashPointRun<'a> {
         stack.set_environment("order", DEADLINE_VARIABLE, None)?;
         stack.stop("order").await?;
         tokio::try_join!(stack.start("order"), stack.start("stock"))?;
-        wait_for_all(&client, &orders, "both legs to end", Order::has_ended).await?;
+        wait_for_all(&client, &orders, "all legs to end", Order::has_ended).await?;
         self.add_kills(&armed)
     }
 }

@@ -55,15 +55,16 @@ const NEWER_VERSION_EDITS: [(&str, &str, &str); 7] = [
     // The rows keep the older symbol, since other versions read them as well.
     (
         "services/order/src/saga.rs",
-        "    orders.record_published(&cancelled, order_id, context);\n    Some(cancelled)\n",
-        "    orders.record_published(&cancelled, order_id, context);
-         Some(match reason {
-             Reason::Customer => OrderCancelled {
-                 reason: events::orders::CancelReason::ChangedMind,
-                 channel: Some(String::from(\"shop\")),
-                 ..cancelled
-             },
-             _ => cancelled,
+        "    Some(ended)\n",
+        "    Some(match ended {
+             Ended::Cancelled(cancelled) if reason == Some(Reason::Customer) => {
+                 Ended::Cancelled(OrderCancelled {
+                     reason: events::orders::CancelReason::ChangedMind,
+                     channel: Some(String::from(\"shop\")),
+                     ..cancelled
+                 })
+             }
+             ended => ended,
          })\n",
     ),
 ];

@@ -246,7 +246,7 @@ async fn topic_missing(stack: &Stack) -> Result<()> {
     eventually("payment's approval", Duration::from_secs(25), async || {
         for order in &orders {
             let order = client.get_order(order.order_id).await?;
-            ensure!(order.payment == "verified", "{order:?}");
+            ensure!(order.leg("payment") == "verified", "{order:?}");
         }
         Ok(())
     })
@@ -254,7 +254,7 @@ async fn topic_missing(stack: &Stack) -> Result<()> {
     sleep(Duration::from_secs(5)).await;
     for order in &orders {
         let order = client.get_order(order.order_id).await?;
-        ensure!((&*order.payment, &*order.stock) == ("verified", "waiting"), "{order:?}");
+        ensure!((order.leg("payment"), order.leg("stock")) == ("verified", "waiting"), "{order:?}");
     }
     e2e::admin::republish::run(stack, &e2e::admin::republish::RepublishOptions::default()).await?;
     wait_until_confirmed(&client, &orders).await?;

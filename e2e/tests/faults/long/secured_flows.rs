@@ -127,7 +127,7 @@ async fn the_worker_serves_its_own_certificate_alone(stack: &Stack) -> Result<()
 async fn buy(client: &Client, customer: Uuid) -> Result<()> {
     let order = client.place_until_accepted(customer, &basket()).await?;
     let declined = client.wait_until_ended(order.order_id, FLOW_TIMEOUT).await?;
-    ensure!(declined.payment == "declined", "{declined:?}");
+    ensure!(declined.leg("payment") == "declined", "{declined:?}");
     client.deposit(customer, DEPOSIT_CENTS, &Uuid::now_v7().to_string()).await?;
     let order = client.place_until_accepted(customer, &basket()).await?;
     wait_until_confirmed(client, &[order]).await

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::app::App;
 use crate::feeds::recent_orders::POLL_INTERVAL;
 use crate::operators::Operator;
-use crate::order::{Order, money};
+use crate::order::{Order, leg_headings, money};
 use crate::streams;
 
 pub fn render(orders: &[Order]) -> Markup {
@@ -17,14 +17,13 @@ pub fn render(orders: &[Order]) -> Markup {
         h2 { "Orders placed here" }
         @if orders.is_empty() { p.quiet { "None yet." } }
         @else { div.scroll { table {
-            thead { tr { th { "Order" } th { "Status" } th { "Payment" } th { "Stock" } th { "Reason" } th.number { "Total" } } }
+            thead { tr { th { "Order" } th { "Status" } (leg_headings()) th { "Reason" } th.number { "Total" } } }
             tbody { @for order in orders {
                 @let status = &order.status;
                 tr {
                     th scope="row" { code { (order.order_id) } }
                     td { span.state.is-good[status == "confirmed"].is-warning[status == "pending"] { (status) } }
-                    td { (order.payment) }
-                    td { (order.stock) }
+                    @for (_, state) in order.legs.states() { td { (state) } }
                     td.quiet { (order.reason().unwrap_or("–".to_string())) }
                     td.number { (money(order.total_cents)) }
                 }

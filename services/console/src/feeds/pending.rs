@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::feed::Feed;
 use crate::format;
 use crate::operators::Operator;
-use crate::order::DECIDER;
+use crate::order::{DECIDER, Legs};
 
 /// An order that is younger is on its way.
 pub const STUCK_SECONDS_MIN: u32 = 2;
@@ -51,8 +51,8 @@ pub struct AgeCount {
 pub struct PendingOrder {
     pub order_id: String,
     pub created_at: DateTime<Utc>,
-    pub payment: String,
-    pub stock: String,
+    #[serde(flatten)]
+    pub legs: Legs,
     pub waits_for: Vec<String>,
 }
 

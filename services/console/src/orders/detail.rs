@@ -1,31 +1,55 @@
-//! One order: its state, its lines, and its way through the services.
+//! One order: its state, now or after any of its events, its lines, and its way through the services.
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
+use events::participants::{Answers, WAITING, leg_state};
 use maud::{Markup, html};
 use ops_client::{Delivery, DeliveryState, Port, Step, Timeline};
+use serde::Deserialize;
 
 use super::{causes, picture};
 use crate::app::App;
 use crate::format;
 use crate::operators::Operator;
-use crate::order::{DECIDER, Order, money};
+use crate::order::{DECIDER, Order, money, title};
 use crate::pages::{self, PageError, Section};
+
+/// The moment to show; now if there is none.
+#[derive(Deserialize)]
+pub struct Moment {
+    at: Option<DateTime<Utc>>,
+}
+
+/// The events of an order, as its service committed them.
+#[derive(Default, Deserialize)]
+struct History {
+    history: Vec<HistoryEntry>,
+}
+
+#[derive(Deserialize)]
+struct HistoryEntry {
+    event: String,
+    recorded_at: DateTime<Utc>,
+}
 
 pub async fn show(
     State(app): State<App>,
     operator: Operator,
     headers: HeaderMap,
     Path(order_id): Path<String>,
+    Query(Moment { at }): Query<Moment>,
 ) -> Result<Response, PageError> {
     let Some(order_id) = super::find::parse_id(&order_id) else {
         return Err(PageError::new(StatusCode::NOT_FOUND, "An order's id is a UUID."));
     };
     let (ops, path) = (operator.ask(&app.services), format!("/orders/{order_id}"));
-    let order = ops.get::<Order>((DECIDER, Port::Api), &path);
-    let (order, timeline) = tokio::join!(order, ops.timeline(&order_id));
+    let history_path = format!("{path}/history");
+    let history = ops.get::<History>((DECIDER, Port::Api), &history_path);
+    let shown_path = at.map_or(path.clone(), |at| format!("{path}?at={}", moment(at)));
+    let order = ops.get::<Order>((DECIDER, Port::Api), &shown_path);
+    let (order, history, timeline) = tokio::join!(order, history, ops.timeline(&order_id));
     if order.as_ref().is_err_and(|error| error.status() == Some(StatusCode::NOT_FOUND)) {
         return Err(PageError::new(StatusCode::NOT_FOUND, "There is no such order."));
     }
@@ -38,10 +62,13 @@ pub async fn show(
             @if let Some(link) = app.settings.traces.of_order(&order_id) { a href=(link) { "Find its trace" } }
         }
         @match &order {
-            Ok(order) => (state(order, now)),
+            Ok(order) => {
+                (steps(&history.unwrap_or_default(), at))
+                (state(order, at.unwrap_or(now)))
+            }
             Err(error) => p.notice.is-bad role="alert" { (error) },
         }
-        (open_work(&app, order.as_ref().ok(), &timeline))
+        @if at.is_none() { (open_work(&app, order.as_ref().ok(), &timeline)) }
         section.panel aria-label="Timeline" {
             h2 { "Timeline" span.legend {
                 i.key-handled {} "handled" i.key-waits {} "waits" i.key-dead {} "dead letter" " · UTC, not to scale"
@@ -59,6 +86,25 @@ pub async fn show(
     Ok(pages::page(&headers, Section::Orders, &title, body))
 }
 
+/// A moment as a parameter.
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// Links to the order as it was after each of its events, and as it is now.
+fn steps(history: &History, at: Option<DateTime<Utc>>) -> Markup {
+    let is_shown = |step: bool| step.then_some("step");
+    html! {
+        nav.steps aria-label="The order after each event" {
+            @for HistoryEntry { event, recorded_at } in &history.history {
+                a href={ "?at=" (moment(*recorded_at)) } aria-current=[is_shown(at == Some(*recorded_at))] { (event) }
+            }
+            a href="?" aria-current=[is_shown(at.is_none())] { "now" }
+        }
+        @if let Some(at) = at { p.quiet { "As it was at " (moment(at)) "." } }
+    }
+}
+
 fn status(order: &Order) -> Markup {
     let status = &order.status;
     html! {
@@ -73,8 +119,9 @@ fn state(order: &Order, now: DateTime<Utc>) -> Markup {
     let (ended, customer) = (order.ended_at, &order.customer_id);
     html! {
         section.panel aria-label="State" { dl.facts {
-            dt { "Payment" } dd { (leg(&order.payment)) }
-            dt { "Stock" } dd { (leg(&order.stock)) }
+            @for (answers, state) in order.legs.states() {
+                dt { (title(answers.service)) } dd { (leg(&answers, state)) }
+            }
             dt { "Placed" } dd { (format::time(order.created_at)) " UTC" }
             dt { @if ended.is_some() { "Decided after" } @else { "Pending for" } }
             dd { (format::span((ended.unwrap_or(now) - order.created_at).as_seconds_f64())) }
@@ -84,12 +131,10 @@ fn state(order: &Order, now: DateTime<Utc>) -> Markup {
     }
 }
 
-fn leg(state: &str) -> Markup {
-    let is_no = ["declined", "rejected"].contains(&state);
+fn leg(answers: &Answers, state: &str) -> Markup {
+    let [is_yes, is_no] = [answers.accepted, answers.refused].map(|it| state == leg_state(it));
     html! {
-        span.state.is-warning[state == "waiting"].is-bad[is_no].is-good[["verified", "reserved"].contains(&state)] {
-            (state)
-        }
+        span.state.is-warning[state == WAITING].is-bad[is_no].is-good[is_yes] { (state) }
     }
 }
 

@@ -11,7 +11,7 @@ use super::stuck;
 use crate::app::App;
 use crate::format;
 use crate::operators::Operator;
-use crate::order::{DECIDER, Order};
+use crate::order::{DECIDER, Order, leg_headings};
 use crate::pages::{self, PageError, Section};
 
 /// Orders of a customer on a page.
@@ -115,7 +115,7 @@ fn list(orders: &[Order]) -> Markup {
     html! {
         section.panel { div.scroll { table.hover {
             thead { tr {
-                th { "Order" } th { "Placed, UTC" } th { "Status" } th { "Payment" } th { "Stock" } th.number { "Total" }
+                th { "Order" } th { "Placed, UTC" } th { "Status" } (leg_headings()) th.number { "Total" }
             } }
             tbody { @for order in orders {
                 @let (id, status) = (&order.order_id, &order.status);
@@ -123,8 +123,7 @@ fn list(orders: &[Order]) -> Markup {
                     th scope="row" { a href={ "/orders/" (id) } { code { (id) } } }
                     td.when { (format::time(order.created_at)) }
                     td { span.state.is-good[status == "confirmed"].is-warning[status == "pending"] { (status) } }
-                    td { (order.payment) }
-                    td { (order.stock) }
+                    @for (_, state) in order.legs.states() { td { (state) } }
                     td.number { (order.amount()) }
                 }
             } }

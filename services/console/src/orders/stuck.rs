@@ -14,7 +14,7 @@ use crate::feeds::pending::{
     AgeCount, LISTED_MAX, PendingOrders, REFRESH_INTERVAL, STUCK_SECONDS_MIN, age,
 };
 use crate::operators::Operator;
-use crate::order::DECIDER;
+use crate::order::{DECIDER, leg_headings};
 use crate::{format, streams};
 
 /// The region that shows it, which a stream keeps current.
@@ -89,15 +89,14 @@ fn table(answer: &PendingOrders, causes: &BTreeMap<&str, Vec<String>>) -> Markup
     html! {
         section.panel { div.scroll { table.hover {
             thead { tr {
-                th { "Order" } th { "Placed, UTC" } th.number { "Pending for" } th { "Payment" } th { "Stock" } th { "Waits for" }
+                th { "Order" } th { "Placed, UTC" } th.number { "Pending for" } (leg_headings()) th { "Waits for" }
             } }
             tbody { @for order in &answer.orders {
                 tr {
                     th scope="row" { a href={ "/orders/" (order.order_id) } { code { (order.order_id) } } }
                     td.when { (format::time(order.created_at)) }
                     td.number { (format::ago(order.created_at, answer.read_at)) }
-                    td { (order.payment) }
-                    td { (order.stock) }
+                    @for (_, state) in order.legs.states() { td { (state) } }
                     td.why { @for service in &order.waits_for {
                         @let cause = causes.get(&**service).and_then(|causes| causes.first());
                         span.tag { (service) } " "

@@ -1,32 +1,10 @@
-//! The entries of an order's history, as clients read and follow them.
+//! How clients read and follow the history of an order.
 
 use chassis::{Event, FeedEntry};
-use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderConfirmed};
-use serde::Serialize;
-use serde_json::Value;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// An event of an order.
-#[derive(Serialize, sqlx::FromRow, ToSchema)]
-pub struct HistoryEntry {
-    #[serde(skip)]
-    order_id: Uuid,
-    #[serde(skip)]
-    position: i64,
-    /// The topic of the event.
-    #[schema(examples("orders.created"))]
-    event: String,
-    event_id: Uuid,
-    /// The event itself, without its envelope.
-    #[schema(value_type = Object)]
-    detail: Value,
-    /// When its publisher decided it, by the clock of the publisher's database.
-    occurred_at: DateTime<Utc>,
-    /// When this service committed it.
-    recorded_at: DateTime<Utc>,
-}
+use crate::order::HistoryEntry;
 
 /// Positions are counted while the order's row is locked, so within an order they grow in the order of commits.
 impl FeedEntry for HistoryEntry {

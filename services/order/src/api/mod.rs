@@ -3,13 +3,14 @@
 mod history;
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use chassis::{
     Caller, ChangeFeed, Commands, EmptyBody, FeedEntry, Idempotent, LastEventId, OptionalKey,
     PageLimit, Path, PreferWait, Problem, Query, Record, Reply, ServerSentEvent, label_request,
     openapi,
 };
+use chrono::{DateTime, Utc};
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -18,10 +19,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::order::{CancelOrder, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
+use crate::order::{
+    CancelOrder, HistoryEntry, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status,
+};
 use crate::saga::Refusal;
-
-pub use history::HistoryEntry;
 
 const LINES_MAX: usize = 50;
 const QUANTITY_MAX: i32 = 1_000;
@@ -157,11 +158,20 @@ impl From<Refusal> for Problem {
     }
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct OrderQuery {
+    /// Show the order as it was at this time.
+    at: Option<DateTime<Utc>>,
+}
+
 /// Shows an order.
 ///
 /// With `Prefer: wait=N` the service answers when the order is confirmed or cancelled, or after N seconds,
-/// with the order as it is then.
-#[utoipa::path(get, path = "/orders/{order_id}", params(PreferWait),
+/// with the order as it is then. With `at` it folds the events that it had committed by that time, does not wait, and
+/// answers 404 if the order was not placed yet.
+#[utoipa::path(get, path = "/orders/{order_id}", params(OrderQuery, PreferWait),
     security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "The order.", body = Order,
         headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
@@ -171,9 +181,15 @@ async fn show_order(
     State(api): State<Api>,
     caller: Caller,
     Path(order_id): Path<Uuid>,
+    Query(OrderQuery { at }): Query<OrderQuery>,
     wait: PreferWait,
 ) -> Result<Response, Problem> {
     let mut order = find_order(&api, &caller, order_id).await?;
+    if let Some(at) = at {
+        let history = find_history(&api, &caller, order_id).await?;
+        let order = Order::fold(history.iter().take_while(|entry| entry.recorded_at <= at))?;
+        return Ok(Json(order.ok_or(Refusal::NoSuchOrder)?).into_response());
+    }
     if let PreferWait(Some(within)) = wait
         && order.status == Status::Pending
     {

@@ -5,18 +5,14 @@ use chassis::{Event, HandlerContext, WriteBatch};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::participants::Answer;
 use super::{NewHistoryEntry, Orders};
 
 impl Orders {
     /// Adds the event that is being handled to its order's history.
-    pub fn record_received<E: Event>(
-        &mut self,
-        event: &E,
-        order_id: Uuid,
-        occurred_at: DateTime<Utc>,
-        context: HandlerContext,
-    ) {
+    pub fn record_received(&mut self, event: &impl Answer, context: HandlerContext) {
         if let Some(event_id) = context.causation_id {
+            let (order_id, occurred_at) = (event.order_id(), event.occurred_at());
             self.append_history(event, order_id, event_id, occurred_at, context);
         }
     }

@@ -1,6 +1,10 @@
-//! The aggregate: orders with their two legs and their history, and the items that they can name.
+//! The aggregate: orders with their legs and their history, and the items that they can name.
 
+mod fold;
 mod history;
+mod history_entry;
+mod leg;
+pub mod participants;
 mod pending;
 mod published;
 mod rows;
@@ -13,6 +17,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+pub use events::participants::LegState;
+pub use history_entry::{BrokenHistory, HistoryEntry};
+pub use leg::{Leg, PaymentLeg, StockLeg};
 
 /// An order. Its status leaves `pending` once, and what was ordered never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
@@ -47,6 +55,13 @@ pub struct Order {
     pub last_position: i64,
 }
 
+impl Order {
+    /// The legs; `None` where the order does not ask the participant.
+    pub fn legs(&self) -> [Option<LegState>; 2] {
+        [Some(self.payment.state), Some(self.stock.state)]
+    }
+}
+
 /// One item of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Line {
@@ -74,32 +89,6 @@ pub enum Reason {
     StockRejected,
     Customer,
     Deadline,
-}
-
-/// What payment answered. It only climbs: waiting < verified < refunded, waiting < declined,
-/// waiting < void.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum PaymentLeg {
-    Waiting,
-    Verified,
-    Declined,
-    Refunded,
-    Void,
-}
-
-/// What stock answered. It only climbs: waiting < reserved < released, waiting < rejected,
-/// waiting < void.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum StockLeg {
-    Waiting,
-    Reserved,
-    Rejected,
-    Released,
-    Void,
 }
 
 /// An item, as stock published it last.

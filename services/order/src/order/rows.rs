@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use chassis::{Loader, Loads, UnitOfWork, WriteBatch};
-use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
+use events::stock::StockItem;
 use uuid::Uuid;
 
+use super::participants::Answer;
 use super::{CancelOrder, Orders, PlaceOrder, history, pending};
 
 /// Which rows a batch touches.
@@ -29,25 +29,17 @@ impl Loads<StockItem> for Orders {
     }
 }
 
-macro_rules! loads_by_order_id {
-    ($($event:ty),*) => {$(
-        impl Loads<$event> for Orders {
-            fn keys(event: &$event, keys: &mut Keys) {
-                keys.orders.insert(event.order_id);
-            }
-        }
-    )*};
+impl Loads<CancelOrder> for Orders {
+    fn keys(cancel: &CancelOrder, keys: &mut Keys) {
+        keys.orders.insert(cancel.order_id);
+    }
 }
 
-loads_by_order_id!(
-    CancelOrder,
-    PaymentVerified,
-    PaymentDeclined,
-    PaymentRefunded,
-    StockReserved,
-    StockRejected,
-    StockReleased
-);
+impl<A: Answer> Loads<A> for Orders {
+    fn keys(answer: &A, keys: &mut Keys) {
+        keys.orders.insert(answer.order_id());
+    }
+}
 
 impl UnitOfWork for Orders {
     type Keys = Keys;

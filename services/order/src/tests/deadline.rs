@@ -51,8 +51,8 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
         post_order(&client).await,
         post_order(&client).await,
     );
-    deliver(&fixture, &[verified(confirmed)], saga::payment_verified).await;
-    deliver(&fixture, &[reserved(confirmed)], saga::stock_reserved).await;
+    deliver(&fixture, &[verified(confirmed)], saga::answered).await;
+    deliver(&fixture, &[reserved(confirmed)], saga::answered).await;
     // By the database's time the last one is young, though its id is not.
     for order_id in [confirmed, overdue, other] {
         make_older(&fixture, order_id).await;

@@ -181,8 +181,8 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
     assert_eq!(topics, ["orders.created", "orders.cancelled"]);
 
     let order_id = post_order(&client).await;
-    assert!(deliver(&fixture, &[verified(order_id)], saga::payment_verified).await.is_empty());
-    let confirmed = deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
+    assert!(deliver(&fixture, &[verified(order_id)], saga::answered).await.is_empty());
+    let confirmed = deliver(&fixture, &[reserved(order_id)], saga::answered).await;
     let refused = client.post(&format!("/orders/{order_id}/cancel"), Some("a"), json!({})).await;
     assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/order-confirmed")));
     let order = client.get(&format!("/orders/{order_id}")).await.body;
@@ -221,13 +221,13 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
             "update orders set payment = 'waiting' where status = 'pending'",
         ),
     ];
-    fixture.assert_books_detect(BOOKS, &ways).await;
+    fixture.assert_books_detect(&BOOKS, &ways).await;
 }
 
 #[tokio::test]
 async fn the_books_are_those_of_now_unless_the_request_accepts_older_ones() {
     let (fixture, client) = fixture_with_items().await;
-    let books = fixture.books(BOOKS);
+    let books = fixture.books(&BOOKS);
     let read = async |accepted: &str| {
         let headers = [("cache-control", accepted)];
         let answer = books.get_with_headers("/books", &headers).await;
@@ -250,15 +250,15 @@ async fn the_books_are_those_of_now_unless_the_request_accepts_older_ones() {
 async fn the_first_rejection_cancels_and_later_events_only_advance_their_leg() {
     let (fixture, client) = fixture_with_items().await;
     let order_id = post_order(&client).await;
-    deliver(&fixture, &[rejected(order_id)], saga::stock_rejected).await;
+    deliver(&fixture, &[rejected(order_id)], saga::answered).await;
     let shown = async || client.get(&format!("/orders/{order_id}")).await.body;
     let ended = shown().await;
     assert_eq!(
         (&ended["status"], &ended["reason"], &ended["payment"]),
         (&json!("cancelled"), &json!("stock_rejected"), &json!("waiting"))
     );
-    assert!(deliver(&fixture, &[verified(order_id)], saga::payment_verified).await.is_empty());
-    deliver(&fixture, &[refunded(order_id, Some(TOTAL_CENTS))], saga::payment_refunded).await;
+    assert!(deliver(&fixture, &[verified(order_id)], saga::answered).await.is_empty());
+    deliver(&fixture, &[refunded(order_id, Some(TOTAL_CENTS))], saga::answered).await;
     let settled = shown().await;
     assert_eq!((&settled["payment"], &settled["stock"]), (&json!("refunded"), &json!("rejected")));
     assert_eq!((&settled["ended_at"], &settled["reason"]), (&ended["ended_at"], &ended["reason"]));
@@ -269,13 +269,12 @@ async fn the_first_rejection_cancels_and_later_events_only_advance_their_leg() {
 async fn an_event_pruned_from_the_inbox_changes_nothing_when_redelivered() {
     let (fixture, client) = fixture_with_items().await;
     let (order_id, event_id) = (post_order(&client).await, Uuid::now_v7());
-    fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    fixture.deliver(&[(event_id, &verified(order_id))], saga::answered).await.unwrap();
     let before = client.get(&format!("/orders/{order_id}/history")).await.body;
-    let known =
-        fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    let known = fixture.deliver(&[(event_id, &verified(order_id))], saga::answered).await.unwrap();
     sqlx::query("delete from chassis.inbox").execute(&fixture.db).await.unwrap();
     let forgotten =
-        fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+        fixture.deliver(&[(event_id, &verified(order_id))], saga::answered).await.unwrap();
     assert!(known.is_empty() && forgotten.is_empty());
     assert_eq!(client.get(&format!("/orders/{order_id}/history")).await.body, before);
 }
@@ -284,9 +283,8 @@ async fn an_event_pruned_from_the_inbox_changes_nothing_when_redelivered() {
 async fn a_batch_of_responses_is_one_transaction() {
     let (fixture, client) = fixture_with_items().await;
     let (one, other) = (post_order(&client).await, post_order(&client).await);
-    deliver(&fixture, &[verified(other), verified(one)], saga::payment_verified).await;
-    let confirmed =
-        deliver(&fixture, &[reserved(one), reserved(other)], saga::stock_reserved).await;
+    deliver(&fixture, &[verified(other), verified(one)], saga::answered).await;
+    let confirmed = deliver(&fixture, &[reserved(one), reserved(other)], saga::answered).await;
     let ended: Vec<Option<Uuid>> =
         sqlx::query_scalar("select ended_event_id from orders order by order_id")
             .fetch_all(&fixture.db)
@@ -296,7 +294,7 @@ async fn a_batch_of_responses_is_one_transaction() {
     let events = [reserved(one), reserved(Uuid::now_v7())];
     let events: Vec<_> = events.iter().map(|event| (Uuid::now_v7(), event)).collect();
     let inbox = fixture.count_rows("chassis.inbox").await;
-    fixture.deliver(&events, saga::stock_reserved).await.unwrap_err();
+    fixture.deliver(&events, saga::answered).await.unwrap_err();
     assert_eq!(
         fixture.count_rows("chassis.inbox").await,
         inbox,
@@ -351,8 +349,8 @@ async fn batches_that_lock_the_same_orders_in_reverse_do_not_deadlock() {
         let payments: Vec<_> = ids.iter().map(|id| verified(*id)).collect();
         let stock: Vec<_> = ids.iter().rev().map(|id| reserved(*id)).collect();
         let (payments, stock) = tokio::join!(
-            deliver(&fixture, &payments, saga::payment_verified),
-            deliver(&fixture, &stock, saga::stock_reserved)
+            deliver(&fixture, &payments, saga::answered),
+            deliver(&fixture, &stock, saga::answered)
         );
         assert_eq!(payments.len() + stock.len(), 20, "each is confirmed once");
     }

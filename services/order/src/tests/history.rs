@@ -2,11 +2,15 @@
 
 use proptest::prelude::*;
 
+use super::fold::entries;
 use super::*;
 use crate::order::CancelOrder;
 
 #[path = "../../../../e2e/src/checker/history_fold.rs"]
 mod audit;
+
+/// Every order of these tests asks both.
+const LEGS: [&str; 2] = ["payment", "stock"];
 
 /// The state of an order in its rows, as the API shows it.
 fn state_of(order: &Order) -> audit::OrderState {
@@ -15,8 +19,7 @@ fn state_of(order: &Order) -> audit::OrderState {
     audit::OrderState {
         status: word(order["status"].clone()),
         reason: order["reason"].as_str().map(str::to_string),
-        payment: word(order["payment"].clone()),
-        stock: word(order["stock"].clone()),
+        legs: LEGS.map(|service| (service, word(order[service].clone()))).into(),
         ended_at: serde_json::from_value(order["ended_at"].clone()).unwrap(),
     }
 }
@@ -41,17 +44,14 @@ proptest! {
                     let _ = cancel.decide(&mut rows, HandlerContext { causation_id: None, ..context });
                 }
             }
-            let details: Vec<Value> = rows
-                .history()
-                .iter()
-                .map(|entry| serde_json::from_str(&entry.detail).unwrap())
-                .collect();
-            let lines = rows.history().iter().zip(&details).map(|(entry, detail)| audit::HistoryEntry {
-                event: entry.event,
-                detail,
+            let (entries, order) = (entries(&rows), rows.order(ORDER).unwrap());
+            let lines = entries.iter().map(|entry| audit::HistoryEntry {
+                event: &entry.event,
+                detail: &entry.detail,
                 occurred_at: entry.occurred_at,
             });
-            prop_assert_eq!(audit::fold(lines), Ok(state_of(rows.order(ORDER).unwrap())));
+            prop_assert_eq!(audit::fold(LEGS, lines), Ok(state_of(order)), "the fold of the checker");
+            prop_assert_eq!(Order::fold(&entries), Ok(Some(order.clone())), "the fold of the service");
         }
     }
 }

@@ -3,7 +3,7 @@
 use utoipa_axum::router::OpenApiRouter;
 
 use super::*;
-use crate::{pending_orders, read_model};
+use crate::{pending_orders, read_model, rebuild_order};
 
 fn admin(fixture: &TestService<Orders>) -> TestClient {
     TestClient(pending_orders::router(fixture.db.clone()).into())
@@ -34,8 +34,8 @@ async fn pending_orders_are_listed_oldest_first_with_the_services_that_they_wait
         post_order(&client).await,
         post_order(&client).await,
     );
-    deliver(&fixture, &[verified(stock)], saga::payment_verified).await;
-    deliver(&fixture, &[reserved(payment)], saga::stock_reserved).await;
+    deliver(&fixture, &[verified(stock)], saga::answered).await;
+    deliver(&fixture, &[reserved(payment)], saga::answered).await;
     for (order_id, seconds) in [(both, 20), (stock, 5_000), (payment, 700)] {
         make_older(&fixture, order_id, seconds).await;
     }
@@ -83,18 +83,18 @@ async fn an_order_leaves_the_list_when_it_ends_and_not_before() {
             .await
             .unwrap()
     };
-    deliver(&fixture, &[verified(ids[0])], saga::payment_verified).await;
+    deliver(&fixture, &[verified(ids[0])], saga::answered).await;
     assert_eq!(left().await, ids);
-    deliver(&fixture, &[reserved(ids[0])], saga::stock_reserved).await;
+    deliver(&fixture, &[reserved(ids[0])], saga::answered).await;
     assert_eq!(left().await, ids[1..]);
     // Several orders of one batch.
-    deliver(&fixture, &[declined(ids[1]), declined(ids[2])], saga::payment_declined).await;
+    deliver(&fixture, &[declined(ids[1]), declined(ids[2])], saga::answered).await;
     assert_eq!(left().await, ids[3..]);
     client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
     assert_eq!(left().await, ids[4..]);
     // The answer to an order that has ended changes nothing here.
-    deliver(&fixture, &[refunded(ids[3], None)], saga::payment_refunded).await;
-    deliver(&fixture, &[rejected(ids[4])], saga::stock_rejected).await;
+    deliver(&fixture, &[refunded(ids[3], None)], saga::answered).await;
+    deliver(&fixture, &[rejected(ids[4])], saga::answered).await;
     assert_eq!(left().await, Vec::<Uuid>::new());
     assert_eq!(admin(&fixture).get("/pending-orders").await.body["pending"], 0);
 }
@@ -118,9 +118,16 @@ async fn all_callers_share_one_query_a_second() {
 }
 
 #[test]
+fn the_metric_has_a_label_for_each_set_of_services_that_an_order_can_wait_for() {
+    let labels: Vec<String> = pending_orders::waits().map(|(_, label)| label).collect();
+    assert_eq!(labels, ["order", "payment", "stock", "payment and stock"]);
+}
+
+#[test]
 fn the_committed_openapi_document_of_the_operators_matches_the_code() {
     let mut added = pending_orders::routes().into_openapi();
     added.merge(read_model::routes().into_openapi());
+    added.merge(rebuild_order::routes().into_openapi());
     let added = OpenApiRouter::<()>::with_openapi(added);
     testing::compare_admin_openapi("order", env!("CARGO_MANIFEST_DIR"), &added);
 }

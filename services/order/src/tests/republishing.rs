@@ -12,10 +12,10 @@ async fn published_events_are_republished_unchanged() {
     for _ in 0..6 {
         ids.push(post_order(&client).await);
     }
-    deliver(&fixture, &[verified(ids[0])], saga::payment_verified).await;
-    deliver(&fixture, &[reserved(ids[0])], saga::stock_reserved).await;
-    deliver(&fixture, &[declined(ids[1])], saga::payment_declined).await;
-    deliver(&fixture, &[rejected(ids[2])], saga::stock_rejected).await;
+    deliver(&fixture, &[verified(ids[0])], saga::answered).await;
+    deliver(&fixture, &[reserved(ids[0])], saga::answered).await;
+    deliver(&fixture, &[declined(ids[1])], saga::answered).await;
+    deliver(&fixture, &[rejected(ids[2])], saga::answered).await;
     client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
     make_older(&fixture, ids[4]).await;
     // As if its record had been published at another time, which does not happen.

@@ -5,20 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::order::CancelOrder;
-use crate::saga::Refusal;
+use crate::saga::{Ended, Refusal};
 
 const STATUSES: [Status; 3] = [Status::Pending, Status::Confirmed, Status::Cancelled];
 
-const PAYMENT_LEGS: [PaymentLeg; 5] = [
-    PaymentLeg::Waiting,
-    PaymentLeg::Verified,
-    PaymentLeg::Declined,
-    PaymentLeg::Refunded,
-    PaymentLeg::Void,
-];
-
-const STOCK_LEGS: [StockLeg; 5] =
-    [StockLeg::Waiting, StockLeg::Reserved, StockLeg::Rejected, StockLeg::Released, StockLeg::Void];
+const LEGS: [LegState; 5] = LegState::ALL;
 
 /// The next state of a leg, by its state: waiting, yes, no, undone, void; `None` if the event is unprocessable.
 fn leg_transitions(response: Response) -> [Option<usize>; 5] {
@@ -35,7 +26,7 @@ fn leg_transitions(response: Response) -> [Option<usize>; 5] {
 fn every_response_in_every_state_advances_its_leg_and_decides_once() {
     for (status, payment, stock, response) in every_state() {
         let case = format!("{response:?} received when {status:?}, {payment}, {stock}");
-        let before = order(ORDER, status, PAYMENT_LEGS[payment], STOCK_LEGS[stock]);
+        let before = order(ORDER, status, LEGS[payment], LEGS[stock]);
         let mut rows = rows(before.clone());
         let answer = handle(response, ORDER, &mut rows, context(1));
         let after = rows.order(ORDER).unwrap();
@@ -51,10 +42,11 @@ fn every_response_in_every_state_advances_its_leg_and_decides_once() {
         };
         let mut expected = before.clone();
         match of_payment {
-            true => expected.payment = PAYMENT_LEGS[to],
-            false => expected.stock = STOCK_LEGS[to],
+            true => expected.payment.state = LEGS[to],
+            false => expected.stock.state = LEGS[to],
         }
-        let both = (expected.payment, expected.stock) == (PaymentLeg::Verified, StockLeg::Reserved);
+        let both = (expected.payment.state, expected.stock.state)
+            == (LegState::Accepted, LegState::Accepted);
         let decided = match response {
             Verified | Reserved if both => Some(("orders.confirmed", Status::Confirmed, None)),
             Declined => {
@@ -90,8 +82,9 @@ fn every_state() -> impl Iterator<Item = (Status, usize, usize, Response)> {
 
 #[test]
 fn a_confirmed_order_is_published_in_full() {
-    let mut rows = rows(order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Reserved));
-    let event = saga::payment_verified(&verified(ORDER), &mut rows, context(1)).unwrap().unwrap();
+    let mut rows = rows(order(ORDER, Status::Pending, LegState::Waiting, LegState::Accepted));
+    let ended = saga::answered(&verified(ORDER), &mut rows, context(1)).unwrap();
+    let Some(Ended::Confirmed(event)) = ended else { panic!("{ended:?}") };
     assert_eq!(
         (event.order_id, event.customer_id, event.occurred_at),
         (ORDER, CUSTOMER, context(1).now)
@@ -114,7 +107,7 @@ fn a_response_to_an_unknown_order_is_unprocessable() {
 #[test]
 fn a_response_that_differs_from_the_order_is_unprocessable() {
     for status in STATUSES {
-        let before = order(ORDER, status, PaymentLeg::Waiting, StockLeg::Waiting);
+        let before = order(ORDER, status, LegState::Waiting, LegState::Waiting);
         let mut rows = rows(before.clone());
         let money = [(Some(TOTAL_CENTS - 1), "EUR"), (Some(0), "EUR"), (Some(TOTAL_CENTS), "CHF")];
         for (amount_cents, currency) in money {
@@ -123,31 +116,31 @@ fn a_response_that_differs_from_the_order_is_unprocessable() {
                 currency: Some(currency.clone()),
                 ..refunded(ORDER, amount_cents)
             };
-            saga::payment_refunded(&event, &mut rows, context(1)).unwrap_err();
+            saga::answered(&event, &mut rows, context(1)).unwrap_err();
             let event = PaymentVerified {
                 amount_cents: amount_cents.unwrap(),
                 currency,
                 ..verified(ORDER)
             };
-            saga::payment_verified(&event, &mut rows, context(1)).unwrap_err();
+            saga::answered(&event, &mut rows, context(1)).unwrap_err();
         }
         let without_currency =
             PaymentRefunded { currency: None, ..refunded(ORDER, Some(TOTAL_CENTS)) };
-        saga::payment_refunded(&without_currency, &mut rows, context(1)).unwrap_err();
+        saga::answered(&without_currency, &mut rows, context(1)).unwrap_err();
         for lines in
             [&[("pen", 2)][..], &[("ink", 1), ("pen", 3)], &[("ink", 1), ("nib", 1), ("pen", 2)]]
         {
-            saga::stock_released(&released(ORDER, lines), &mut rows, context(1)).unwrap_err();
+            saga::answered(&released(ORDER, lines), &mut rows, context(1)).unwrap_err();
             let line = |(sku, quantity): &(&str, i32)| ReservedLine {
                 sku: sku.to_string(),
                 quantity: *quantity,
             };
             let event =
                 StockReserved { lines: lines.iter().map(line).collect(), ..reserved(ORDER) };
-            saga::stock_reserved(&event, &mut rows, context(1)).unwrap_err();
+            saga::answered(&event, &mut rows, context(1)).unwrap_err();
         }
         let nothing = StockReserved { lines: vec![], ..reserved(ORDER) };
-        saga::stock_reserved(&nothing, &mut rows, context(1)).unwrap_err();
+        saga::answered(&nothing, &mut rows, context(1)).unwrap_err();
         assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
     }
 }
@@ -166,7 +159,7 @@ fn a_placed_order_is_pending_and_published_with_our_prices() {
     let lines: Vec<_> =
         event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
     assert_eq!(lines, [("pen", 2, 150), ("ink", 1, 90)]);
-    let placed = order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting);
+    let placed = order(ORDER, Status::Pending, LegState::Waiting, LegState::Waiting);
     let (created_at, created_event_id) = (context.now, context.event_id);
     let placed = Order { created_at, created_event_id, last_position: 1, ..placed };
     assert_eq!(rows.order(ORDER), Some(&placed));
@@ -195,7 +188,7 @@ fn a_refused_order_is_not_stored() {
 
 #[test]
 fn an_order_committed_by_an_earlier_attempt_is_not_placed_again() {
-    let before = order(ORDER, Status::Confirmed, PaymentLeg::Verified, StockLeg::Reserved);
+    let before = order(ORDER, Status::Confirmed, LegState::Accepted, LegState::Accepted);
     let mut rows = rows(before.clone());
     let accepted = place(&[("cap", 1)]).decide(&mut rows, context(1)).unwrap();
     assert_eq!((accepted.output, accepted.event), (before.clone(), None));
@@ -208,12 +201,12 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
         [(Reason::Customer, CancelReason::Customer), (Reason::Deadline, CancelReason::Deadline)]
     {
         for legs in 0..25 {
-            let (payment, stock) = (PAYMENT_LEGS[legs / 5], STOCK_LEGS[legs % 5]);
+            let (payment, stock) = (LEGS[legs / 5], LEGS[legs % 5]);
             let cancel = CancelOrder { order_id: ORDER, reason, caller: Caller::unrestricted() };
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
             let accepted = cancel.decide(&mut rows_of_pending, context(1)).unwrap();
-            let event = accepted.event.unwrap();
+            let Some(Ended::Cancelled(event)) = accepted.event else { panic!("{accepted:?}") };
             assert_eq!(
                 (event.order_id, event.reason, event.occurred_at),
                 (ORDER, published, context(1).now)
@@ -284,7 +277,7 @@ proptest! {
     ) {
         let mut rows = Orders::default();
         for nth in 0..2 { // the third was never placed
-            rows.put_order(order(Uuid::from_u128(nth), Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting));
+            rows.put_order(order(Uuid::from_u128(nth), Status::Pending, LegState::Waiting, LegState::Waiting));
         }
         let mut ends = [0; 3];
         for (now, (nth, step)) in steps.into_iter().enumerate() {
@@ -314,16 +307,15 @@ proptest! {
                     (after.status, after.reason, after.ended_at, after.ended_event_id)
                 );
             }
-            let place = |legs: &Order| (
-                PAYMENT_LEGS.iter().position(|leg| *leg == legs.payment).unwrap(),
-                STOCK_LEGS.iter().position(|leg| *leg == legs.stock).unwrap(),
-            );
-            for (was, is) in [(place(&before).0, place(&after).0), (place(&before).1, place(&after).1)] {
+            let place = |leg: LegState| LEGS.iter().position(|it| *it == leg).unwrap();
+            let legs = [(before.payment.state, after.payment.state), (before.stock.state, after.stock.state)];
+            for (was, is) in legs.map(|(was, is)| (place(was), place(is))) {
                 prop_assert!(was == is || leg_rank(was) < leg_rank(is));
             }
-            let no = after.payment == PaymentLeg::Declined || after.stock == StockLeg::Rejected;
+            let (payment, stock) = (after.payment.state, after.stock.state);
+            let no = payment == LegState::Refused || stock == LegState::Refused;
             prop_assert!(!no || after.status == Status::Cancelled);
-            let both = (after.payment, after.stock) == (PaymentLeg::Verified, StockLeg::Reserved);
+            let both = (payment, stock) == (LegState::Accepted, LegState::Accepted);
             prop_assert!(after.status != Status::Confirmed || both);
         }
         prop_assert!(ends.iter().all(|times| *times <= 1));
@@ -332,8 +324,8 @@ proptest! {
 
 #[test]
 fn the_impact_of_discarding_an_event_is_stated() {
-    let pending = rows(order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting));
-    let ended = rows(order(ORDER, Status::Cancelled, PaymentLeg::Verified, StockLeg::Reserved));
+    let pending = rows(order(ORDER, Status::Pending, LegState::Waiting, LegState::Waiting));
+    let ended = rows(order(ORDER, Status::Cancelled, LegState::Accepted, LegState::Accepted));
     let nothing = Orders::default();
     for (orders, offers) in [(&pending, true), (&ended, false), (&nothing, false)] {
         for loss in [
@@ -351,7 +343,7 @@ fn the_impact_of_discarding_an_event_is_stated() {
         let write_offs = loss.write_offs.into_iter();
         write_offs.map(|w| (w.amount, w.unit)).collect::<Vec<(i64, String)>>()
     };
-    let refund = |amount, orders| write_offs(discard::refund(&refunded(ORDER, amount), orders));
+    let refund = |amount, orders| write_offs(discard::undone(&refunded(ORDER, amount), orders));
     assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     assert_eq!(refund(None, &ended), [], "nothing had been taken");
     assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "there is no such order");
@@ -359,9 +351,9 @@ fn the_impact_of_discarding_an_event_is_stated() {
     assert_eq!(refund(Some(-1), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
     let due = [(2, "pen".to_string()), (1, "ink".to_string())];
-    assert_eq!(write_offs(discard::release(&release, &ended)), due);
-    assert_eq!(write_offs(discard::release(&release, &pending)), []);
+    assert_eq!(write_offs(discard::undone(&release, &ended)), due);
+    assert_eq!(write_offs(discard::undone(&release, &pending)), []);
     let strange = released(ORDER, &[("\0", i32::MAX)]);
-    assert_eq!(write_offs(discard::release(&strange, &ended)), due);
-    assert_eq!(write_offs(discard::release(&release, &nothing)), []);
+    assert_eq!(write_offs(discard::undone(&strange, &ended)), due);
+    assert_eq!(write_offs(discard::undone(&release, &nothing)), []);
 }

@@ -31,8 +31,8 @@ async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
         rows.put_order(Order {
             status: Status::Cancelled,
             reason: Some(Reason::Customer),
-            payment: PaymentLeg::Verified,
-            stock: StockLeg::Reserved,
+            payment: Leg::new(LegState::Accepted),
+            stock: Leg::new(LegState::Accepted),
             ended_at: Some(context(1).now),
             ended_event_id: Some(Uuid::max()),
             last_position: 7,

@@ -31,9 +31,9 @@ async fn an_order_that_ends_on_one_replica_wakes_waiting_clients_on_every_replic
         let wait = with_timeout(waiting.get_with_headers(&path, &[("prefer", "wait=10")]));
         let end = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            deliver(&fixture, &[verified(order_id)], saga::payment_verified).await;
+            deliver(&fixture, &[verified(order_id)], saga::answered).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
+            deliver(&fixture, &[reserved(order_id)], saga::answered).await;
         };
         let (answer, ()) = tokio::join!(wait, end);
         assert!((400..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
@@ -79,11 +79,11 @@ async fn an_event_stream_ends_with_its_order_and_resumes_after_a_break() {
     let stream = other_replica(&fixture).get_with_headers(&path, &[]).await;
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
     let end = async {
-        deliver(&fixture, &[verified(order_id)], saga::payment_verified).await;
+        deliver(&fixture, &[verified(order_id)], saga::answered).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        deliver(&fixture, &[rejected(order_id)], saga::stock_rejected).await;
+        deliver(&fixture, &[rejected(order_id)], saga::answered).await;
         let refunded = refunded(order_id, Some(TOTAL_CENTS));
-        deliver(&fixture, &[refunded], saga::payment_refunded).await;
+        deliver(&fixture, &[refunded], saga::answered).await;
     };
     let (stream_text, ()) = tokio::join!(with_timeout(text(stream)), end);
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
@@ -116,7 +116,7 @@ async fn an_event_stream_ends_with_its_order_and_resumes_after_a_break() {
 async fn reset_sequences_neither_cut_an_event_stream_nor_reorder_a_history() {
     let (fixture, client) = fixture_with_items().await;
     let order_id = post_order(&client).await;
-    deliver(&fixture, &[verified(order_id)], saga::payment_verified).await;
+    deliver(&fixture, &[verified(order_id)], saga::answered).await;
     let stream =
         other_replica(&fixture).get_with_headers(&format!("/orders/{order_id}/events"), &[]).await;
     let end = async {
@@ -124,7 +124,7 @@ async fn reset_sequences_neither_cut_an_event_stream_nor_reorder_a_history() {
         sqlx::query(back).fetch_all(&fixture.db).await.unwrap();
         // The sequence of the outbox draws positions that are taken, and passes them.
         sqlx::query("delete from chassis.outbox").execute(&fixture.db).await.unwrap();
-        deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
+        deliver(&fixture, &[reserved(order_id)], saga::answered).await;
     };
     let (stream_text, ()) = tokio::join!(with_timeout(text(stream)), end);
     assert!(stream_text.contains("event: orders.confirmed"), "{stream_text}");

@@ -40,9 +40,7 @@ final class Events implements Serializer<GenericRecord> {
     GenericRecord event(String topic, Object... values) {
         GenericRecord event = new GenericData.Record(schema(topic));
         for (Schema.Field field : event.getSchema().getFields()) {
-            Object value = values[field.pos()];
-            boolean isEnum = field.schema().getType() == Schema.Type.ENUM;
-            event.put(field.pos(), isEnum ? new GenericData.EnumSymbol(field.schema(), value) : value);
+            event.put(field.pos(), values[field.pos()]);
         }
         return event;
     }

@@ -1,0 +1,76 @@
+//! The participants in the model: a file for each.
+
+mod payment;
+mod stock;
+
+use chassis::event::{Event, Outgoing};
+use chassis::{HandlerResult, Outcome, OutgoingEvents, Unprocessable};
+use events::participants::{LegState, LegState::*, Payment, Stock};
+use order::Orders;
+use order::participants::{Answer, Asked};
+use order::saga::answered;
+
+use crate::rows::{ORDER, context, place_order};
+use crate::world::{EventKind, OrderState, PARTICIPANTS, Rules, StepState};
+
+/// In the order of the legs.
+pub const PARTS: [Part; PARTICIPANTS] = [Part::of::<Payment>(), Part::of::<Stock>()];
+
+/// What a step of a participant's service leaves and publishes.
+pub type Handled = Result<(OrderState, i8, OutgoingEvents), Unprocessable>;
+
+/// The samples of a participant's answers, and its service.
+pub trait Modelled: Asked {
+    fn accepted() -> Self::Accepted;
+    fn refused() -> Self::Refused;
+    fn undone(is_void: bool) -> Self::Undone;
+    /// Builds the rows of its service, calls the handler, and reads the rows back. `funded`: whether the customer has the
+    /// money at that moment.
+    fn handle(rules: &Rules, part: StepState, kind: EventKind, funded: bool) -> Handled;
+}
+
+/// A participant.
+pub struct Part {
+    pub service: &'static str,
+    /// The answer that leads to a state, as the order service handles it, and its body.
+    pub answer: fn(LegState, &mut Orders) -> Result<OutgoingEvents, Unprocessable>,
+    pub sample: fn(LegState) -> Vec<u8>,
+    /// The state to which a published answer leads.
+    pub state: fn(&Outgoing) -> LegState,
+    pub handle: fn(&Rules, StepState, EventKind, bool) -> Handled,
+}
+
+impl Part {
+    const fn of<P: Modelled>() -> Part {
+        Part {
+            service: P::SERVICE,
+            answer: |state, orders| match state {
+                Accepted => published(answered(&P::accepted(), orders, context())),
+                Refused => published(answered(&P::refused(), orders, context())),
+                _ => published(answered(&P::undone(state == Void), orders, context())),
+            },
+            sample: |state| match state {
+                Accepted => Outgoing::from_event(&P::accepted()).body,
+                Refused => Outgoing::from_event(&P::refused()).body,
+                _ => Outgoing::from_event(&P::undone(state == Void)).body,
+            },
+            state: |event| match event.topic.name {
+                name if name == P::Accepted::topic().name => Accepted,
+                name if name == P::Refused::topic().name => Refused,
+                _ => state_of::<P::Undone>(event),
+            },
+            handle: P::handle,
+        }
+    }
+}
+
+fn state_of<A: Answer>(event: &Outgoing) -> LegState {
+    let own = event.topic.codec();
+    let answer: A = own.decode(own, &event.body).unwrap();
+    answer.state(place_order().0.order(ORDER).unwrap()).unwrap()
+}
+
+/// What a handler publishes, as it leaves the service.
+fn published(answer: HandlerResult<impl Outcome>) -> Result<OutgoingEvents, Unprocessable> {
+    answer.map(OutgoingEvents::of)
+}

@@ -1,0 +1,167 @@
+//! The participants of an order: the rule of a leg, and an order that does not ask each of them.
+
+use chassis::DiscardImpact;
+use events::participants::{Participant, participants};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+
+use super::*;
+use crate::order::participants::{Answer, Asked};
+
+use LegState::{Accepted, Refused as No, Undone, Void, Waiting};
+
+/// The row of a state is what each answer makes of it: yes, no, undone, void.
+#[test]
+fn a_leg_only_climbs() {
+    let rows = [
+        (Waiting, [Some(Accepted), Some(No), Some(Undone), Some(Void)]),
+        (Accepted, [Some(Accepted), None, Some(Undone), None]),
+        (No, [None, Some(No), None, None]),
+        (Undone, [Some(Undone), None, Some(Undone), None]),
+        (Void, [None, None, None, Some(Void)]),
+    ];
+    for (before, row) in rows {
+        for (answer, after) in [Accepted, No, Undone, Void].into_iter().zip(row) {
+            let mut leg = Leg::<()>::new(before);
+            let may_come = leg.climb(answer);
+            let expected = (after.is_some(), after.unwrap_or(before));
+            assert_eq!((may_come, leg.state), expected, "{before:?} and then {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn an_order_shows_a_leg_for_each_participant_and_handles_its_answers() {
+    let order = order(ORDER, Status::Pending, Waiting, Waiting);
+    let shown = json!(order);
+    let topics = crate::handlers().topics();
+    let consumed = |topic: &chassis::Topic| topics.iter().any(|it| it.name == topic.name);
+    assert_eq!(order.legs().len(), participants().len());
+    for participant in participants() {
+        assert_eq!(shown[participant.service], "waiting", "{participant:?}");
+        let answers = [participant.accepted, participant.refused, participant.undone];
+        assert!(answers.into_iter().all(consumed), "{participant:?}");
+    }
+}
+
+#[test]
+fn the_words_of_a_leg_are_those_of_the_topics() {
+    let words = |order: Order| (json!(order)["payment"].clone(), json!(order)["stock"].clone());
+    let expected = [
+        ("waiting", "waiting"),
+        ("verified", "reserved"),
+        ("declined", "rejected"),
+        ("refunded", "released"),
+        ("void", "void"),
+    ];
+    for (state, (payment, stock)) in LegState::ALL.into_iter().zip(expected) {
+        let shown = words(order(ORDER, Status::Cancelled, state, state));
+        assert_eq!(shown, (json!(payment), json!(stock)));
+    }
+}
+
+/// A participant that joined later: no order here asks it.
+#[derive(Debug)]
+enum Fraud {}
+
+impl Participant for Fraud {
+    const SERVICE: &'static str = "fraud";
+    type Accepted = FraudAnswer<0>;
+    type Refused = FraudAnswer<1>;
+    type Undone = FraudAnswer<2>;
+}
+
+impl Asked for Fraud {
+    const REFUSAL: Reason = Reason::Deadline;
+    fn leg(_: &mut Order) -> Option<&mut Leg<Fraud>> {
+        None
+    }
+    fn write_off(_: &Order, impact: DiscardImpact) -> DiscardImpact {
+        impact
+    }
+}
+
+/// Its answers. They look like those of payment in the history.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct FraudAnswer<const NTH: usize>(Uuid);
+
+impl<const NTH: usize> Event for FraudAnswer<NTH> {
+    fn topic() -> &'static chassis::Topic {
+        [PaymentVerified::topic(), PaymentDeclined::topic(), PaymentRefunded::topic()][NTH]
+    }
+    fn key(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl<const NTH: usize> Answer for FraudAnswer<NTH> {
+    type Of = Fraud;
+    fn order_id(&self) -> Uuid {
+        self.0
+    }
+    fn occurred_at(&self) -> chrono::DateTime<chrono::Utc> {
+        context(1).now
+    }
+    fn state(&self, _: &Order) -> Option<LegState> {
+        Some([Accepted, No, Undone][NTH])
+    }
+}
+
+#[test]
+fn an_answer_that_the_order_does_not_ask_for_is_recorded_and_decides_nothing() {
+    for status in [Status::Pending, Status::Confirmed, Status::Cancelled] {
+        for leg in LegState::ALL {
+            let before = order(ORDER, status, leg, leg);
+            let mut rows = rows(before.clone());
+            assert_eq!(saga::answered(&FraudAnswer::<0>(ORDER), &mut rows, context(1)), Ok(None));
+            assert_eq!(saga::answered(&FraudAnswer::<1>(ORDER), &mut rows, context(2)), Ok(None));
+            let undone = saga::answered(&FraudAnswer::<2>(ORDER), &mut rows, context(3));
+            assert_eq!(undone.is_ok(), status == Status::Cancelled);
+            let recorded = if status == Status::Cancelled { 3 } else { 2 };
+            assert_eq!(rows.history().len(), recorded);
+            let after = Order { last_position: recorded as i64, ..before };
+            assert_eq!(rows.order(ORDER), Some(&after));
+        }
+    }
+}
+
+#[test]
+fn an_order_is_confirmed_by_those_whom_it_asks() {
+    let mut rows = rows(order(ORDER, Status::Pending, Waiting, Waiting));
+    assert_eq!(saga::answered(&verified(ORDER), &mut rows, context(1)), Ok(None));
+    let confirmed = saga::answered(&reserved(ORDER), &mut rows, context(2)).unwrap();
+    assert!(matches!(confirmed, Some(saga::Ended::Confirmed(_))), "{confirmed:?}");
+    assert_eq!(saga::answered(&FraudAnswer::<1>(ORDER), &mut rows, context(3)), Ok(None));
+    assert_eq!(rows.order(ORDER).unwrap().status, Status::Confirmed);
+}
+
+/// As if the participant had joined after the order was placed.
+#[tokio::test]
+async fn a_null_leg_is_neither_missing_nor_waited_for() {
+    let (fixture, client) = fixture_with_items().await;
+    let (confirmed, pending) = (post_order(&client).await, post_order(&client).await);
+    deliver(&fixture, &[verified(confirmed), verified(pending)], saga::answered).await;
+    deliver(&fixture, &[reserved(confirmed)], saga::answered).await;
+    let owner = async |statement: &'static str| {
+        sqlx::query(statement).execute(&fixture.owner).await.expect(statement);
+    };
+    owner("alter table orders alter column stock drop not null").await;
+    let obstacle = async || -> Option<String> {
+        let obstacle = sqlx::query_scalar("select erasure_obstacle($1)").bind(CUSTOMER);
+        obstacle.fetch_one(&fixture.owner).await.unwrap()
+    };
+    for (end, is_balanced) in [
+        ("update orders set stock = null where status = 'confirmed'", true),
+        ("update orders set stock = null where status = 'pending'", false),
+        ("update orders set payment = 'waiting' where status = 'pending'", true),
+    ] {
+        owner(end).await;
+        assert_eq!(books(&fixture).await["balanced"], is_balanced, "{end}");
+    }
+    assert!(obstacle().await.unwrap().contains(&pending.to_string()));
+    owner(
+        "update orders set status = 'cancelled', reason = 'customer', ended_at = now(),
+                ended_event_id = order_id, payment = 'void' where status = 'pending'",
+    )
+    .await;
+    assert_eq!(obstacle().await, None);
+}
