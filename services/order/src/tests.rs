@@ -198,6 +198,15 @@ async fn fixture_with_items() -> (TestService<Orders>, TestClient) {
     (fixture, client)
 }
 
+/// A confirmed order, and a pending one that is paid.
+async fn fixture_with_orders() -> (TestService<Orders>, [Uuid; 2]) {
+    let (fixture, client) = fixture_with_items().await;
+    let (confirmed, pending) = (post_order(&client).await, post_order(&client).await);
+    deliver(&fixture, &[verified(confirmed), verified(pending)], saga::answered).await;
+    deliver(&fixture, &[reserved(confirmed)], saga::answered).await;
+    (fixture, [confirmed, pending])
+}
+
 async fn deliver<E: Event, O: Outcome + 'static>(
     fixture: &TestService<Orders>,
     events: &[E],

@@ -176,6 +176,8 @@ struct OrderQuery {
     (status = 200, description = "The order.", body = Order,
         headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
     (status = 404, description = "There is no such order."),
+    (status = 409, description = "With `at`, of type `/problems/broken-history`: the history has an event that \
+        cannot be at its place."),
 ))]
 async fn show_order(
     State(api): State<Api>,
@@ -184,12 +186,12 @@ async fn show_order(
     Query(OrderQuery { at }): Query<OrderQuery>,
     wait: PreferWait,
 ) -> Result<Response, Problem> {
-    let mut order = find_order(&api, &caller, order_id).await?;
     if let Some(at) = at {
         let history = find_history(&api, &caller, order_id).await?;
         let order = Order::fold(history.iter().take_while(|entry| entry.recorded_at <= at))?;
         return Ok(Json(order.ok_or(Refusal::NoSuchOrder)?).into_response());
     }
+    let mut order = find_order(&api, &caller, order_id).await?;
     if let PreferWait(Some(within)) = wait
         && order.status == Status::Pending
     {

@@ -4,6 +4,7 @@
 
 use chassis::Event;
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
+use serde::Deserialize;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -57,8 +58,8 @@ impl Order {
         let (status, reason) = if entry.event == OrderConfirmed::topic().name {
             (Status::Confirmed, None)
         } else if entry.event == OrderCancelled::topic().name {
-            let reason = Reason::of(entry.decode::<OrderCancelled>()?.reason);
-            (Status::Cancelled, Some(reason.ok_or_else(|| entry.is_misplaced())?))
+            let reason = Reason::deserialize(&entry.detail["reason"]);
+            (Status::Cancelled, Some(reason.map_err(|_| entry.is_misplaced())?))
         } else {
             return participants::apply(entry, self);
         };

@@ -56,19 +56,6 @@ impl Order {
     }
 }
 
-impl Reason {
-    /// The reason that an event states; `None` if it is newer than this version.
-    pub fn of(published: CancelReason) -> Option<Reason> {
-        Some(match published {
-            CancelReason::PaymentDeclined => Reason::PaymentDeclined,
-            CancelReason::StockRejected => Reason::StockRejected,
-            CancelReason::Customer => Reason::Customer,
-            CancelReason::Deadline => Reason::Deadline,
-            _ => return None,
-        })
-    }
-}
-
 impl Republish for Order {
     type Events = (OrderCreated, OrderConfirmed, OrderCancelled);
 

@@ -137,10 +137,7 @@ fn an_order_is_confirmed_by_those_whom_it_asks() {
 /// As if the participant had joined after the order was placed.
 #[tokio::test]
 async fn a_null_leg_is_neither_missing_nor_waited_for() {
-    let (fixture, client) = fixture_with_items().await;
-    let (confirmed, pending) = (post_order(&client).await, post_order(&client).await);
-    deliver(&fixture, &[verified(confirmed), verified(pending)], saga::answered).await;
-    deliver(&fixture, &[reserved(confirmed)], saga::answered).await;
+    let (fixture, [_, pending]) = fixture_with_orders().await;
     let owner = async |statement: &'static str| {
         sqlx::query(statement).execute(&fixture.owner).await.expect(statement);
     };
