@@ -251,7 +251,7 @@ check: build ## Formatting, lints and documentation (warnings are errors), packa
 # Tests and benchmarks are compiled by the targets that run them. The first time, cargo shows its progress on a terminal.
 build: tools ## Compile the services and the programs of the stack, in the profile of all tests and demos
 	@if [ -e $(E2E) ]; then $(BUILD) 2>&1 | sed -u '/^ *Finished /d' >&2; else \
-	  echo "compiling 420 crates, once: seven to nine minutes on two cores. Kafka, a schema registry and PostgreSQL are fetched next (165 MB) …" >&2; \
+	  echo "compiling 420 crates, once: six to nine minutes on two cores. Kafka, a schema registry and PostgreSQL are fetched next (165 MB) …" >&2; \
 	  $(BUILD); fi
 	@[ -e $(E2E) ] || { echo "cargo wrote no $(E2E): unset build.target in the configuration of cargo (in ~/.cargo, or in a folder above)" >&2; exit 1; }
 
