@@ -2,6 +2,7 @@
 
 use chassis::OutgoingEvents;
 use events::participants::LegState::{self, *};
+use events::participants::PARTICIPANTS;
 use order::{Reason, Status};
 use stateright::{Model, Property};
 
@@ -10,7 +11,7 @@ use crate::promises::*;
 use crate::rows::place_order;
 use crate::saga::SagaModel;
 use crate::world::EventKind::*;
-use crate::world::{OrderState, PARTICIPANTS, PAYMENT, STOCK, Service, Step, World, deliveries};
+use crate::world::{OrderState, STOCK, Service, Step, World, deliveries};
 
 impl<const N: usize> Model for SagaModel<N> {
     type State = World<N>;
@@ -40,9 +41,9 @@ impl<const N: usize> Model for SagaModel<N> {
             actions.push((nth, Step::Cancel(Reason::Customer)));
             actions.push((nth, Step::Cancel(Reason::Deadline)));
             for (to, kind) in deliveries(placed) {
-                actions.push((nth, Step::Deliver { to, kind, funded: true }));
-                if (to, kind) == (Service::Participant(PAYMENT), Created) {
-                    actions.push((nth, Step::Deliver { to, kind, funded: false }));
+                actions.push((nth, Step::Deliver { to, kind, willing: true }));
+                if let (Service::Participant(_), Created) = (to, kind) {
+                    actions.push((nth, Step::Deliver { to, kind, willing: false }));
                 }
                 if self.rules.mutant == Some(Mutant::OffsetBeforeCommit) {
                     actions.push((nth, Step::Lose(to, kind)));
@@ -89,11 +90,8 @@ impl<const N: usize> Model for SagaModel<N> {
             Property::sometimes("confirmed", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.status == Status::Confirmed)
             }),
-            Property::sometimes("refunded", |_, world: &World<N>| {
-                world.orders.iter().any(|placed| placed.own[PAYMENT] == Some(Undone))
-            }),
-            Property::sometimes("released", |_, world: &World<N>| {
-                world.orders.iter().any(|placed| placed.own[STOCK] == Some(Undone))
+            Property::sometimes("undone by all participants", |_, world: &World<N>| {
+                world.orders.iter().any(|placed| placed.own == [Some(Undone); PARTICIPANTS])
             }),
             Property::sometimes(OVERTAKEN_BY_CANCELLATION, |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.own == [Some(Void); PARTICIPANTS])

@@ -3,10 +3,12 @@
 use chassis::{Command, HandlerContext};
 use chrono::DateTime;
 use events::orders::{self, CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
-use order::{Leg, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
+use events::participants::ASKED_BY_EVERY_ORDER;
+use order::{LineRequest, Orders, PlaceOrder, Reason, Status};
 use uuid::Uuid;
 
-use crate::world::{OrderState, PAYMENT, STOCK};
+use crate::participants::PARTS;
+use crate::world::OrderState;
 
 /// All orders are alike, so one set of ids and values serves them all.
 pub const ORDER: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_0001);
@@ -36,15 +38,14 @@ pub fn euros() -> String {
 pub fn orders_from(placed: &OrderState) -> Orders {
     let mut rows = place_order().0;
     let ended = placed.status != Status::Pending;
-    rows.put_order(Order {
-        status: placed.status,
-        reason: (placed.status == Status::Cancelled).then_some(Reason::Customer),
-        ended_at: ended.then_some(context().now),
-        ended_event_id: ended.then_some(PUBLISHED_EVENT_ID),
-        payment: Leg::new(placed.legs[PAYMENT]),
-        stock: Leg::new(placed.legs[STOCK]),
-        ..rows.order(ORDER).unwrap().clone()
-    });
+    let order = rows.order_mut(ORDER).unwrap();
+    order.status = placed.status;
+    order.reason = (placed.status == Status::Cancelled).then_some(Reason::Customer);
+    order.ended_at = ended.then_some(context().now);
+    order.ended_event_id = ended.then_some(PUBLISHED_EVENT_ID);
+    for (part, state) in PARTS.iter().zip(placed.legs) {
+        (part.set_leg)(order, state);
+    }
     rows
 }
 
@@ -59,7 +60,9 @@ pub fn place_order() -> (Orders, OrderCreated) {
         version: 1,
     });
     let lines = vec![LineRequest { sku: SKU.into(), quantity: 1 }];
-    let place = PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines };
+    let further = PARTS[ASKED_BY_EVERY_ORDER..].iter().map(|part| part.service.to_owned());
+    let (order_id, customer_id, also_asks) = (ORDER, CUSTOMER, further.collect());
+    let place = PlaceOrder { order_id, customer_id, lines, also_asks };
     let context = HandlerContext { causation_id: None, ..context() };
     let created = place.decide(&mut rows, context).unwrap().event.unwrap();
     (rows, created)

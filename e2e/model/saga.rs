@@ -5,15 +5,14 @@ use std::sync::RwLock;
 
 use chassis::{Command, HandlerContext, OutgoingEvents};
 use events::participants::LegState::*;
+use events::participants::PARTICIPANTS;
 use order::{CancelOrder, Reason, Status};
 
 use crate::mutants::Mutant;
 use crate::participants::PARTS;
 use crate::rows::*;
 use crate::world::EventKind::*;
-use crate::world::{
-    EventKind, OrderState, PARTICIPANTS, PAYMENT, Rules, STOCK, Service, Step, StepState,
-};
+use crate::world::{EventKind, OrderState, PAYMENT, Rules, STOCK, Service, Step, StepState};
 
 /// The model: so many orders, and their rules.
 pub struct SagaModel<const N: usize> {
@@ -50,7 +49,7 @@ impl Rules {
         use Mutant::*;
         let mut shown = before;
         let mut shown_available = available;
-        let (to, kind, funded) = match step {
+        let (to, kind, willing) = match step {
             Step::Lose(service, kind) => {
                 return (
                     OrderState { delivered: before.delivered | service.bit(kind), ..before },
@@ -63,12 +62,12 @@ impl Rules {
                 }
                 return (self.cancel(shown, reason), available);
             }
-            Step::Deliver { to, kind, funded } => (to, kind, funded),
+            Step::Deliver { to, kind, willing } => (to, kind, willing),
         };
         let mut ignored = false;
         match (self.mutant, to, kind) {
             (Some(NonAtomicDedupeInPayment), Service::Participant(PAYMENT), Created)
-                if before.own[PAYMENT] == Some(Accepted) && before.charges < 2 && funded =>
+                if before.own[PAYMENT] == Some(Accepted) && before.charges < 2 && willing =>
             {
                 shown.own[PAYMENT] = None;
             }
@@ -116,7 +115,7 @@ impl Rules {
         }
         let (mut after, mut left) = match ignored {
             true => (shown, shown_available),
-            false => self.deliver((shown, shown_available), to, kind, funded),
+            false => self.deliver((shown, shown_available), to, kind, willing),
         };
         after.delivered |= to.bit(kind);
         match (self.mutant, to, kind) {
@@ -177,12 +176,12 @@ impl Rules {
         (shown, available): StepState,
         to: Service,
         kind: EventKind,
-        funded: bool,
+        willing: bool,
     ) -> StepState {
         let (nth, state) = match (to, kind) {
             (Service::Participant(nth), _) => {
                 let part = &PARTS[nth];
-                return match (part.handle)(self, (shown, available), kind, funded) {
+                return match (part.handle)(self, (shown, available), kind, willing) {
                     Ok((after, left, events)) => {
                         (self.record_published(after, part.service, events), left)
                     }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use chassis::Topic;
 use chassis::event::Event;
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
-use events::participants::{LegState, LegState::*, participants};
+use events::participants::{LegState, LegState::*, PARTICIPANTS, participants};
 use order::{Reason, Status};
 
 use crate::mutants::Mutant;
@@ -16,7 +16,6 @@ use EventKind::*;
 /// A participant is known by its place in the list.
 pub const PAYMENT: usize = 0;
 pub const STOCK: usize = 1;
-pub const PARTICIPANTS: usize = 2;
 
 /// What an answer can make of a leg.
 pub const ANSWERS: [LegState; 4] = [Accepted, Refused, Undone, Void];
@@ -157,8 +156,9 @@ pub struct World<const N: usize> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// An event is delivered to a service. `funded`: whether the customer has the money at that moment.
-    Deliver { to: Service, kind: EventKind, funded: bool },
+    /// An event is delivered to a service. `willing`: whether a participant has a reason for a no, such as a customer who
+    /// does not have the money at that moment.
+    Deliver { to: Service, kind: EventKind, willing: bool },
     /// The customer or the deadline cancels the order.
     Cancel(Reason),
     /// Only in a mutant: the event counts as delivered, and had no effect.

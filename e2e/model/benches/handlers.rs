@@ -174,7 +174,12 @@ fn warehouse_with_reservations(count: usize) -> Warehouse {
 
 fn placements(count: usize) -> Vec<PlaceOrder> {
     let lines = || SKUS.map(|sku| LineRequest { sku: sku.to_string(), quantity: 1 }).into();
-    generate(count, |id| PlaceOrder { order_id: id, customer_id: id, lines: lines() })
+    generate(count, |id| PlaceOrder {
+        order_id: id,
+        customer_id: id,
+        lines: lines(),
+        also_asks: Vec::new(),
+    })
 }
 
 fn cancellations(count: usize) -> Vec<CancelOrder> {

@@ -5,13 +5,13 @@ mod stock;
 
 use chassis::event::{Event, Outgoing};
 use chassis::{HandlerResult, Outcome, OutgoingEvents, Unprocessable};
-use events::participants::{LegState, LegState::*, Payment, Stock};
-use order::Orders;
-use order::participants::{Answer, Asked};
+use events::participants::{LegState, LegState::*, PARTICIPANTS};
+use order::participants::{Answer, Asked, Payment, Stock};
 use order::saga::answered;
+use order::{Leg, Order, Orders};
 
 use crate::rows::{ORDER, context, place_order};
-use crate::world::{EventKind, OrderState, PARTICIPANTS, Rules, StepState};
+use crate::world::{EventKind, OrderState, Rules, StepState};
 
 /// In the order of the legs.
 pub const PARTS: [Part; PARTICIPANTS] = [Part::of::<Payment>(), Part::of::<Stock>()];
@@ -24,14 +24,16 @@ pub trait Modelled: Asked {
     fn accepted() -> Self::Accepted;
     fn refused() -> Self::Refused;
     fn undone(is_void: bool) -> Self::Undone;
-    /// Builds the rows of its service, calls the handler, and reads the rows back. `funded`: whether the customer has the
-    /// money at that moment.
-    fn handle(rules: &Rules, part: StepState, kind: EventKind, funded: bool) -> Handled;
+    /// Builds the rows of its service, calls the handler, and reads the rows back. `willing`: whether it has no
+    /// reason for a no.
+    fn handle(rules: &Rules, part: StepState, kind: EventKind, willing: bool) -> Handled;
 }
 
 /// A participant.
 pub struct Part {
     pub service: &'static str,
+    /// Sets its leg, in an order that asks it.
+    pub set_leg: fn(&mut Order, LegState),
     /// The answer that leads to a state, as the order service handles it, and its body.
     pub answer: fn(LegState, &mut Orders) -> Result<OutgoingEvents, Unprocessable>,
     pub sample: fn(LegState) -> Vec<u8>,
@@ -44,6 +46,7 @@ impl Part {
     const fn of<P: Modelled>() -> Part {
         Part {
             service: P::SERVICE,
+            set_leg: |order, state| *P::leg(order).unwrap() = Leg::new(state),
             answer: |state, orders| match state {
                 Accepted => published(answered(&P::accepted(), orders, context())),
                 Refused => published(answered(&P::refused(), orders, context())),

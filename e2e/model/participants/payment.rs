@@ -32,9 +32,9 @@ impl Modelled for Payment {
         rules: &Rules,
         (shown, available): StepState,
         kind: EventKind,
-        funded: bool,
+        willing: bool,
     ) -> Handled {
-        let mut rows = ledger_from(&shown, funded);
+        let mut rows = ledger_from(&shown, willing);
         let events = match kind {
             EventKind::Created => {
                 published(payment::saga::verify_payment(&created(), &mut rows, context()))
@@ -71,10 +71,10 @@ fn totals_charged(placed: &OrderState) -> i64 {
     i64::from(placed.charges) - i64::from(placed.refunds)
 }
 
-fn ledger_from(placed: &OrderState, funded: bool) -> Ledger {
+fn ledger_from(placed: &OrderState, willing: bool) -> Ledger {
     let mut rows = Ledger::default();
     let taken_cents = totals_charged(placed) * TOTAL_CENTS;
-    let amount_cents = taken_cents + if funded { TOTAL_CENTS } else { 0 };
+    let amount_cents = taken_cents + if willing { TOTAL_CENTS } else { 0 };
     let deposit = Deposit {
         deposit_id: PUBLISHED_EVENT_ID,
         customer_id: CUSTOMER,

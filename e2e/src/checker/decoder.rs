@@ -103,6 +103,7 @@ mod tests {
             lines: vec![line("pen"), line("ink")],
             total_cents: 600,
             currency: "EUR".into(),
+            also_asks: Vec::new(),
             occurred_at: DateTime::from_timestamp_micros(1_795_132_800_123_456).unwrap(),
         };
         let body = topic.codec().encode(&order).unwrap();

@@ -197,6 +197,7 @@ pub async fn send_unprocessable(client: &Client, order: &Order) -> Result<Positi
         lines: Vec::new(),
         total_cents: i64::MIN,
         currency: currency.clone(),
+        also_asks: Vec::new(),
         occurred_at,
     };
     let paid = |amount_cents, currency: &str| {

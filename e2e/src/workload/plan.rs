@@ -20,6 +20,9 @@ use crate::workload::seed;
 /// Largest quantity of a line.
 const QUANTITY_MAX: i64 = 3;
 
+/// The largest quantity that the order service accepts.
+pub const QUANTITY_ORDERED_MAX: i64 = 1_000;
+
 /// When a client disconnects: before, while or after the order is stored.
 const DISCONNECT_AFTER_MS: Range<u64> = 0..80;
 
@@ -64,7 +67,9 @@ pub fn generate(load: &Load) -> Vec<OrderPlan> {
                 })
                 .collect();
             if scarce {
+                // Too many; of a customer without money so many that another participant may object to the total.
                 let quantity = seed::SCARCE_ITEM.delivered_quantity + 1 + rng.random_range(0..20);
+                let quantity = if poor { QUANTITY_ORDERED_MAX } else { quantity };
                 lines.push(LineRequest { sku: seed::SCARCE_ITEM.sku.to_string(), quantity });
             }
             OrderPlan {

@@ -12,6 +12,7 @@ pub mod api; // what clients may request
 mod books; // whether the rows are consistent, and their sums
 mod read_model; // rebuilds the read model of items from its topic
 mod rebuild_order; // rebuilds the row of an order from its history
+mod asked; // which participants new orders ask
 mod pending_orders; // which orders are stuck, for operators
 mod deadline; // cancels orders that wait for too long, if a deadline is set
 #[cfg(test)]
@@ -39,19 +40,29 @@ fn answers_of<P: Asked>(handlers: Handlers<Orders>) -> Handlers<Orders> {
         .on_with(saga::answered::<P::Undone>, discard::undone)
 }
 
+/// The variables of this service, beside those of every service.
+#[derive(clap::Args)]
+pub struct Settings {
+    #[command(flatten)]
+    deadline: deadline::Settings,
+    #[command(flatten)]
+    asked: asked::Settings,
+}
+
 /// Runs the service until it stops.
-pub async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {
+pub async fn serve(service: Service, settings: Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
     let (commands, executor) = service.commands();
     let relay = service.relay();
     let consumer = service.consumer(handlers());
-    let sweep = deadline::sweep(&settings, &service, commands.clone(), consumer.lag());
+    let sweep = deadline::sweep(&settings.deadline, &service, commands.clone(), consumer.lag());
 
     let admin = consumer.admin().merge(service.republish([order::Order::source()]));
     let admin = admin.merge(pending_orders::router(service.db.clone()));
     let admin = admin.merge(rebuild_order::router(service.db.clone()));
     let admin = admin.merge(read_model::router(service.db.clone(), service.compacted_topic()));
-    let api = api::router(service.db.clone(), commands, service.change_feed());
+    let also_asks = settings.asked.also_asks();
+    let api = api::router(service.db.clone(), commands, service.change_feed(), also_asks);
     let loops = [executor.into(), relay.into(), consumer.into(), sweep];
     service.run(api, &books::BOOKS, admin, loops).await
 }

@@ -3,7 +3,7 @@
 
 use axum::Json as JsonResponse;
 use axum::extract::State;
-use chassis::{Path, Problem, Record, db};
+use chassis::{Path, Problem, Record, WriteBatch, db};
 use serde::Serialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
@@ -32,17 +32,6 @@ struct RebuiltOrder {
     order: Order,
 }
 
-const UPSERT: &str = "
-    insert into orders (order_id, customer_id, status, reason, payment, stock, total_cents, currency, lines,
-                        created_at, ended_at, created_event_id, ended_event_id, last_position)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-    on conflict (order_id) do update set
-        customer_id = excluded.customer_id, status = excluded.status, reason = excluded.reason,
-        payment = excluded.payment, stock = excluded.stock, total_cents = excluded.total_cents,
-        currency = excluded.currency, lines = excluded.lines, created_at = excluded.created_at,
-        ended_at = excluded.ended_at, created_event_id = excluded.created_event_id,
-        ended_event_id = excluded.ended_event_id, last_position = excluded.last_position";
-
 /// Makes the row of an order equal to what its history says.
 #[utoipa::path(post, path = "/orders/{order_id}/rebuild", responses(
     (status = 200, description = "The order.", body = RebuiltOrder),
@@ -70,12 +59,9 @@ async fn rebuild_order(
     order.last_position = order.last_position.max(counted);
     let repaired = row.as_ref() != Some(&order);
     if repaired {
-        let upsert = sqlx::query(UPSERT).bind(order_id).bind(order.customer_id);
-        let upsert = upsert.bind(order.status).bind(order.reason).bind(order.payment);
-        let upsert = upsert.bind(order.stock).bind(order.total_cents).bind(&order.currency);
-        let upsert = upsert.bind(&order.lines).bind(order.created_at).bind(order.ended_at);
-        let upsert = upsert.bind(order.created_event_id).bind(order.ended_event_id);
-        upsert.bind(order.last_position).execute(&mut *tx).await?;
+        let mut writes = WriteBatch::new(&mut tx);
+        writes.replace(&order);
+        writes.execute().await?;
     }
     let listing = match order.status {
         Status::Pending => {

@@ -73,6 +73,7 @@ impl PlaceOrder {
             lines,
             total_cents,
             currency: currency.unwrap_or_default(),
+            also_asks: self.also_asks.clone(),
             occurred_at: context.now,
         })
     }

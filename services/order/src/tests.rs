@@ -18,19 +18,19 @@ use chassis::{Caller, Command, Event, HandlerContext, HandlerResult, Outcome, Ou
 use std::time::Duration;
 
 use chrono::DateTime;
+use events::orders::{OrderCreated, OrderLine};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
     RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
     StockReserved,
 };
 use serde_json::{Value, json};
-use sqlx::types::Json;
 use testing::{TestClient, TestService};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::books::BOOKS;
-use crate::order::{Leg, LegState, Line, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
+use crate::order::{Leg, LegState, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
 use crate::saga;
 use crate::{api, discard};
 
@@ -50,27 +50,29 @@ fn euros() -> String {
 
 /// Two pens and an ink.
 fn order(order_id: Uuid, status: Status, payment: LegState, stock: LegState) -> Order {
-    let line = |sku: &str, quantity, unit_price_cents| Line {
+    let line = |sku: &str, quantity, unit_price_cents| OrderLine {
         sku: sku.into(),
         quantity,
         unit_price_cents,
     };
-    let ended = status != Status::Pending;
-    Order {
+    let created = OrderCreated {
         order_id,
         customer_id: CUSTOMER,
+        lines: vec![line("pen", 2, 150), line("ink", 1, 90)],
+        total_cents: TOTAL_CENTS,
+        currency: euros(),
+        also_asks: Vec::new(),
+        occurred_at: context(0).now,
+    };
+    let ended = status != Status::Pending;
+    Order {
         status,
         reason: (status == Status::Cancelled).then_some(Reason::Deadline),
         payment: Leg::new(payment),
         stock: Leg::new(stock),
-        total_cents: TOTAL_CENTS,
-        currency: euros(),
-        lines: Json(vec![line("pen", 2, 150), line("ink", 1, 90)]),
-        created_at: context(0).now,
         ended_at: ended.then_some(context(0).now),
-        created_event_id: Uuid::max(),
         ended_event_id: ended.then(Uuid::max),
-        last_position: 0,
+        ..Order::placed(&created, Uuid::max())
     }
 }
 
@@ -180,13 +182,18 @@ fn items() -> Orders {
 fn place(lines: &[(&str, i32)]) -> PlaceOrder {
     let line =
         |(sku, quantity): &(&str, i32)| LineRequest { sku: sku.to_string(), quantity: *quantity };
-    PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines: lines.iter().map(line).collect() }
+    PlaceOrder {
+        order_id: ORDER,
+        customer_id: CUSTOMER,
+        lines: lines.iter().map(line).collect(),
+        also_asks: Vec::new(),
+    }
 }
 
 async fn fixture() -> (TestService<Orders>, TestClient) {
     let fixture = TestService::new("order", sqlx::migrate!()).await;
     let watch = fixture.change_feed(&CancellationToken::new());
-    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch);
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, Vec::new());
     (fixture, TestClient(api))
 }
 

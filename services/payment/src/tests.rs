@@ -36,6 +36,7 @@ fn created(order_id: Uuid, customer_id: Uuid, total_cents: i64, currency: &str) 
         lines: vec![OrderLine { sku: "pen".into(), quantity: 1, unit_price_cents: total_cents }],
         total_cents,
         currency: currency.into(),
+        also_asks: Vec::new(),
         occurred_at: context(0).now,
     }
 }

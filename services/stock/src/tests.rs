@@ -37,6 +37,7 @@ fn created(order_id: Uuid, lines: &[(&str, i32)]) -> OrderCreated {
         lines: lines.iter().map(line).collect(),
         total_cents: 150,
         currency: "EUR".into(),
+        also_asks: Vec::new(),
         occurred_at: context(0).now,
     }
 }

@@ -39,6 +39,7 @@ fn events(criterion: &mut Criterion) {
             lines: ordered,
             total_cents,
             currency: currency(),
+            also_asks: Vec::new(),
             occurred_at,
         };
         measure(criterion, &name("orders.created"), event);

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A customer placed an order. Payment and stock each respond to it.
+/// A customer placed an order. Each participant that the order asks responds to it.
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
 #[event(
     topic = "orders.created",
@@ -24,9 +24,18 @@ pub struct OrderCreated {
     pub total_cents: i64,
     /// ISO 4217.
     pub currency: String,
+    /// The participants that the order asks beside payment and stock.
+    pub also_asks: Vec<String>,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
+}
+
+impl OrderCreated {
+    /// Whether the order asks a participant that joined later.
+    pub fn also_asks(&self, service: &str) -> bool {
+        self.also_asks.iter().any(|asked| asked == service)
+    }
 }
 
 /// One item of an order.

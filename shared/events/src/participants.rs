@@ -42,8 +42,15 @@ impl Participant for Stock {
     type Undone = StockReleased;
 }
 
+/// How many there are.
+pub const PARTICIPANTS: usize = 2;
+
+/// So many of the first ones are asked by every order. The others joined later, and an order names those that it asks:
+/// [`crate::orders::OrderCreated::also_asks`].
+pub const ASKED_BY_EVERY_ORDER: usize = 2;
+
 /// The participants, in the order in which an order shows their legs.
-pub fn participants() -> [Answers; 2] {
+pub fn participants() -> [Answers; PARTICIPANTS] {
     [Answers::of::<Payment>(), Answers::of::<Stock>()]
 }
 

@@ -32,11 +32,17 @@ pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
     feed: ChangeFeed<HistoryEntry>,
+    also_asks: Vec<String>,
 }
 
 /// Serves the API.
-pub fn router(db: PgPool, commands: Commands<Orders>, feed: ChangeFeed<HistoryEntry>) -> Router {
-    openapi::serve("order", routes()).with_state(Api { db, commands, feed })
+pub fn router(
+    db: PgPool,
+    commands: Commands<Orders>,
+    feed: ChangeFeed<HistoryEntry>,
+    also_asks: Vec<String>,
+) -> Router {
+    openapi::serve("order", routes()).with_state(Api { db, commands, feed, also_asks })
 }
 
 /// The routes of the API, each with its description.
@@ -62,7 +68,7 @@ struct OrderRequest {
 
 impl OrderRequest {
     /// The command of this customer. A refusal names the field.
-    fn place(self, caller: &Caller) -> Result<PlaceOrder, Problem> {
+    fn place(self, caller: &Caller, also_asks: &[String]) -> Result<PlaceOrder, Problem> {
         if !caller.owns(self.customer_id) {
             let detail = "must be the customer whom the access token names";
             return Err(Problem::forbidden("customer_id", detail));
@@ -70,7 +76,8 @@ impl OrderRequest {
         self.validate()?;
         let order_id = Uuid::now_v7();
         label_request("order_id", order_id);
-        Ok(PlaceOrder { order_id, customer_id: self.customer_id, lines: self.lines })
+        let OrderRequest { customer_id, lines } = self;
+        Ok(PlaceOrder { order_id, customer_id, lines, also_asks: also_asks.to_vec() })
     }
 
     /// Checks the limits of an order.
@@ -112,7 +119,7 @@ async fn place_order(
     caller: Caller,
     request: Idempotent<OrderRequest, OptionalKey>,
 ) -> Result<Reply, Problem> {
-    api.commands.execute(request.try_map(|order| order.place(&caller))?).await
+    api.commands.execute(request.try_map(|order| order.place(&caller, &api.also_asks))?).await
 }
 
 /// Cancels an order.

@@ -5,10 +5,8 @@
 use chassis::Event;
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use serde::Deserialize;
-use sqlx::types::Json;
-use uuid::Uuid;
 
-use super::{BrokenHistory, HistoryEntry, Leg, Line, Order, Reason, Status, participants};
+use super::{BrokenHistory, HistoryEntry, Order, Reason, Status, participants};
 
 impl Order {
     /// The order after these events, the oldest first; `None` if there are none.
@@ -27,31 +25,6 @@ impl Order {
             order.last_position = entry.position;
         }
         Ok(Some(order))
-    }
-
-    /// A new order, of the event that announces it.
-    pub fn placed(created: &OrderCreated, event_id: Uuid) -> Order {
-        let lines = created.lines.iter().map(|line| Line {
-            sku: line.sku.clone(),
-            quantity: line.quantity,
-            unit_price_cents: line.unit_price_cents,
-        });
-        Order {
-            order_id: created.order_id,
-            customer_id: created.customer_id,
-            status: Status::Pending,
-            reason: None,
-            payment: Leg::WAITING,
-            stock: Leg::WAITING,
-            total_cents: created.total_cents,
-            currency: created.currency.clone(),
-            lines: Json(lines.collect()),
-            created_at: created.occurred_at,
-            ended_at: None,
-            created_event_id: event_id,
-            ended_event_id: None,
-            last_position: 0,
-        }
     }
 
     fn apply(&mut self, entry: &HistoryEntry) -> Result<(), BrokenHistory> {

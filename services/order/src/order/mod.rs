@@ -18,9 +18,12 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use self::participants::{PaymentLeg, StockLeg};
+use events::orders::{CancelReason, OrderCreated};
 pub use events::participants::LegState;
+use events::participants::{ASKED_BY_EVERY_ORDER, PARTICIPANTS, participants};
 pub use history_entry::{BrokenHistory, HistoryEntry};
-pub use leg::{Leg, PaymentLeg, StockLeg};
+pub use leg::Leg;
 
 /// An order. Its status leaves `pending` once, and what was ordered never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
@@ -56,9 +59,40 @@ pub struct Order {
 }
 
 impl Order {
+    /// A new order, of the event that announces it.
+    pub fn placed(created: &OrderCreated, event_id: Uuid) -> Order {
+        let lines = created.lines.iter().map(|line| Line {
+            sku: line.sku.clone(),
+            quantity: line.quantity,
+            unit_price_cents: line.unit_price_cents,
+        });
+        Order {
+            order_id: created.order_id,
+            customer_id: created.customer_id,
+            status: Status::Pending,
+            reason: None,
+            payment: Leg::WAITING,
+            stock: Leg::WAITING,
+            total_cents: created.total_cents,
+            currency: created.currency.clone(),
+            lines: Json(lines.collect()),
+            created_at: created.occurred_at,
+            ended_at: None,
+            created_event_id: event_id,
+            ended_event_id: None,
+            last_position: 0,
+        }
+    }
+
     /// The legs; `None` where the order does not ask the participant.
-    pub fn legs(&self) -> [Option<LegState>; 2] {
+    pub fn legs(&self) -> [Option<LegState>; PARTICIPANTS] {
         [Some(self.payment.state), Some(self.stock.state)]
+    }
+
+    /// The participants that it asks beside those whom every order asks.
+    pub fn also_asks(&self) -> Vec<String> {
+        let legs = participants().into_iter().zip(self.legs()).skip(ASKED_BY_EVERY_ORDER);
+        legs.filter_map(|(it, leg)| leg.map(|_| it.service.to_owned())).collect()
     }
 }
 
@@ -91,6 +125,17 @@ pub enum Reason {
     Deadline,
 }
 
+impl From<Reason> for CancelReason {
+    fn from(reason: Reason) -> CancelReason {
+        match reason {
+            Reason::PaymentDeclined => CancelReason::PaymentDeclined,
+            Reason::StockRejected => CancelReason::StockRejected,
+            Reason::Customer => CancelReason::Customer,
+            Reason::Deadline => CancelReason::Deadline,
+        }
+    }
+}
+
 /// An item, as stock published it last.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
 #[record(table = "items", key = "sku")]
@@ -109,6 +154,8 @@ pub struct PlaceOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     pub lines: Vec<LineRequest>,
+    /// The participants that it asks beside those whom every order asks.
+    pub also_asks: Vec<String>,
 }
 
 /// One item that a customer orders.

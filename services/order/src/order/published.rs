@@ -3,9 +3,7 @@
 
 use chassis::{PublishedEvent, Republish};
 use chrono::{DateTime, Utc};
-use events::orders::{
-    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
-};
+use events::orders::{ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine};
 
 use super::{Line, Order, Reason};
 
@@ -23,6 +21,7 @@ impl Order {
             lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
+            also_asks: self.also_asks(),
             occurred_at: self.created_at,
         }
     }
@@ -46,13 +45,7 @@ impl Order {
 
     /// `orders.cancelled`
     pub fn cancelled(&self, reason: Reason, occurred_at: DateTime<Utc>) -> OrderCancelled {
-        let reason = match reason {
-            Reason::PaymentDeclined => CancelReason::PaymentDeclined,
-            Reason::StockRejected => CancelReason::StockRejected,
-            Reason::Customer => CancelReason::Customer,
-            Reason::Deadline => CancelReason::Deadline,
-        };
-        OrderCancelled { order_id: self.order_id, reason, occurred_at }
+        OrderCancelled { order_id: self.order_id, reason: reason.into(), occurred_at }
     }
 }
 

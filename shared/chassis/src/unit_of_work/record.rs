@@ -123,6 +123,7 @@ pub struct Columns<R> {
     pub(super) select_for_update: String,
     select_after: String,
     insert: String,
+    replace: String,
     /// None if no column may change.
     update: Option<String>,
 }
@@ -139,6 +140,8 @@ impl<R: Record> Columns<R> {
         let assigned = columns.iter().filter(|column| column.may_change());
         let assignments =
             join(assigned, |Column { name, .. }, _| format!("{name} = changed.{name}"));
+        let insert = format!("insert into {table} ({names}) select {arrays}");
+        let excluded = join(&columns, |Column { name, .. }, _| format!("{name} = excluded.{name}"));
         let select = format!("select {names} from {table} where {key} = any($1)");
         // A lock needs the privilege to update, which the serving role lacks in an append-only table.
         let lock = if assignments.is_empty() { "" } else { " for update" };
@@ -148,7 +151,8 @@ impl<R: Record> Columns<R> {
             ),
             select_for_update: format!("{select} order by {key}{lock}"),
             select,
-            insert: format!("insert into {table} ({names}) select {arrays}"),
+            replace: format!("{insert} on conflict ({key}) do update set {excluded}"),
+            insert,
             update: (!assignments.is_empty()).then(|| {
                 format!(
                     "update {table} set {assignments} from (select {changed}) as changed \
@@ -201,6 +205,12 @@ impl WriteBatch<'_> {
         if !rows.is_empty() {
             self.statement(&R::columns().insert).bind_rows(&rows);
         }
+        self
+    }
+
+    /// Writes a whole row, whether it is in the table or not: for a repair.
+    pub fn replace<R: Record>(&mut self, row: &R) -> &mut Self {
+        self.statement(&R::columns().replace).bind_rows(&[row]);
         self
     }
 

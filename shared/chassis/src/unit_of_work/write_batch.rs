@@ -22,7 +22,8 @@ pub struct WriteBatch<'tx> {
 }
 
 impl<'tx> WriteBatch<'tx> {
-    pub(crate) fn new(tx: &'tx mut PgConnection) -> WriteBatch<'tx> {
+    /// An empty batch. A handler gets one; a repair by hand makes its own.
+    pub fn new(tx: &'tx mut PgConnection) -> WriteBatch<'tx> {
         WriteBatch {
             tx,
             statements: Vec::new(),
