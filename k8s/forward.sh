@@ -14,8 +14,15 @@ forward() { # resource, ports as local:remote
   done
 }
 
+# The ports of a service follow from its position, as in each stack.
+services=($(sed -n 's/^ *"\(.*\)",/\1/p' "$(dirname "$0")/../services/list.rs"))
+ports=(8000 8081 9092 16686)
+for nth in $(seq ${#services[@]}); do
+  ports+=($((8000 + nth)) $((9000 + nth)) $((9010 + nth)) $((54320 + nth)))
+done
+
 kubectl get namespace holdfast >/dev/null
-for port in 8000 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092 16686; do
+for port in "${ports[@]}"; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is already in use: by another stack? \`make down\`, \`docker compose down\`" >&2
     exit 1
@@ -25,7 +32,7 @@ done
 trap 'kill $(jobs -p)' EXIT
 trap exit INT TERM
 nth=1
-for service in order payment stock; do
+for service in "${services[@]}"; do
   # The probe port and the admin port listen in the pod, and no Service leads there.
   forward "deployment/$service" "$((8000 + nth)):8080" "$((9000 + nth)):9090" "$((9010 + nth)):9091" &
   forward "service/$service-db" "$((54320 + nth)):5432" &
@@ -35,5 +42,5 @@ forward deployment/console 8000:8080 &
 forward service/registry 8081:8080 &
 forward statefulset/kafka 9092:9094 &
 forward statefulset/jaeger 16686:16686 &
-echo "forwarding the control room (8000), order, payment, stock (8001 to 8003) and what they stand on, and Jaeger (16686); Ctrl-C ends it"
+echo "forwarding the control room (8000), ${services[*]} (8001 to $((8000 + nth - 1))) and what they stand on, and Jaeger (16686); Ctrl-C ends it"
 wait

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::new_service::names::read_file;
+use crate::new_service::names::{COPIED, read_file};
 
 /// Each file, and the one that is merged over it. Compose finds the first of these by itself.
 const FILES: [(&str, &str); 2] = [
@@ -18,8 +18,7 @@ const FILES: [(&str, &str); 2] = [
 const HEADER: &str =
     "# `make schema` writes this file, from services/list.rs and the containers of stock in";
 
-/// The service whose containers are copied, and its position in the list.
-const COPIED: &str = "stock";
+/// The position of the copied service in the list.
 const COPIED_POSITION: usize = 3;
 
 /// A service without containers of its own, and its position in the list.

@@ -2,9 +2,10 @@
 //! `orders.confirmed`.
 //!
 //! Outside of the folder it adds the name to the list of services, to the crate that links them and to the readers of
-//! `orders.confirmed`, and regenerates the files of docker compose and `Cargo.lock`.
+//! `orders.confirmed`, regenerates the files of docker compose and `Cargo.lock`, and copies what `k8s` has of stock.
 
 mod compose;
+mod kubernetes;
 pub(crate) mod names;
 pub(crate) mod template;
 
@@ -36,7 +37,7 @@ const WORDS: [(&str, &str); 5] = [
     ("PURCHASE", "ORDER"),
 ];
 
-/// The files created in the service's folder, and the files changed outside with the reason.
+/// The files created, and the files changed with the reason.
 pub struct GeneratedService {
     pub created: Vec<PathBuf>,
     pub changed: Vec<(PathBuf, &'static str)>,
@@ -47,9 +48,9 @@ pub fn run(name: &str) -> Result<()> {
     let root = checkout();
     let generated = generate(&root, name)?;
     let shown = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
-    println!("created services/{name}:");
+    println!("created:");
     generated.created.iter().for_each(|path| println!("  {}", shown(path)));
-    println!("changed outside services/{name}:");
+    println!("changed:");
     generated.changed.iter().for_each(|(path, why)| println!("  {:<42} {why}", shown(path)));
     println!("next: `make test`, or `make up` and then `make kill SERVICE={name}`");
     Ok(())
@@ -67,8 +68,10 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
     let words: Vec<(&str, &str)> = WORDS.into_iter().chain([("shop", name)]).collect();
     let files = template::read(OWN_FILES, &words)?;
     template::check_modules(name, &files)?;
-    let services = names::services(root)?.into_iter().chain([name.to_string()]);
-    let compose = compose::files(root, &Vec::from_iter(services))?;
+    let mut services = names::services(root)?;
+    let (manifests, lists) = kubernetes::files(root, &services, name)?;
+    services.push(name.to_string());
+    let compose = compose::files(root, &services)?;
     let changed = [
         (SERVICE_LIST, with_service(root, name)?, "the stack has it"),
         (MANIFEST, with_dependency(root, name)?, "the declaration links it"),
@@ -76,11 +79,13 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
         (EVENTS, with_reader(root, name)?, "it may read the personal data of orders.confirmed"),
     ];
 
-    let created = template::write(&root.join("services").join(name), &files)?;
+    let mut created = template::write(&root.join("services").join(name), &files)?;
+    created.extend(template::write(root, &manifests)?);
     let mut generated = GeneratedService { created, changed: Vec::new() };
-    for (file, text, why) in changed {
-        fs::write(root.join(file), text)?;
-        generated.changed.push((root.join(file), why));
+    let changed = changed.map(|(file, text, why)| (file.to_string(), text, why));
+    for (file, text, why) in changed.into_iter().chain(lists) {
+        fs::write(root.join(&file), text)?;
+        generated.changed.push((root.join(&file), why));
     }
     compose::write(&compose)?;
     let compose = compose.into_iter().map(|(file, _)| (file, "docker compose starts it"));

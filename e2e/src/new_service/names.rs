@@ -19,26 +19,30 @@ pub fn services(root: &Path) -> Result<Vec<String>> {
     Ok(list.split('"').skip(1).step_by(2).map(str::to_string).collect())
 }
 
+/// The service whose containers and manifests a new service copies.
+pub const COPIED: &str = "stock";
+
 const NAME_CHARS_MAX: usize = 30;
 
 /// Words with another meaning in Rust, cargo, SQL or the stack. Names of crates and of modules are looked up.
 const RESERVED_NAMES: &str = "
-    abstract alloc api as async await become bin box break build chassis checker connect console const continue
-    contracts core crate deps derive do dyn else enum examples extern false faults final fn for gen if impl in
-    incremental jaeger java kafka launcher let loop macro main match mod move mut none override postgres priv
-    public pub ref registry return self stack static std struct super template0 template1 test testing tests trait
-    true try type typeof unsafe use where while yield";
+    abstract alloc api as async authority await become bin box break build chassis checker connect console const
+    continue contracts core crate deps derive do dyn else enum examples extern false faults final fn for gen if impl
+    in incremental jaeger java kafka launcher let loop macro main match mod move mut none observer override postgres
+    priv pub public ref registry return seed self stack static std struct super template0 template1 test testing
+    tests trait true try type typeof unsafe use where while yield";
 
 pub fn check_name(root: &Path, name: &str) -> Result<()> {
     check_word(name)?;
     let folder = root.join("services").join(name);
     ensure!(!folder.exists(), "service {name} already exists, in {}", folder.display());
     let is_crate = is_package(&read_file(&root.join("Cargo.lock"))?, name);
-    ensure!(!is_crate, "`{name}` {ANOTHER_MEANING}");
+    // A name in which that of the copied service stands would be renamed with it.
+    ensure!(!is_crate && !name.contains(COPIED), "`{name}` {ANOTHER_MEANING}");
     Ok(())
 }
 
-const ANOTHER_MEANING: &str = "already has another meaning here: choose another name";
+pub const ANOTHER_MEANING: &str = "already has another meaning here: choose another name";
 
 /// Whether a package of a `Cargo.lock` has this name.
 fn is_package(lockfile: &str, name: &str) -> bool {
@@ -109,7 +113,9 @@ mod tests {
             let refused = check_name(&root, name).unwrap_err().to_string();
             assert!(refused.contains("one word of lower-case letters"), "{refused}");
         }
-        for name in ["match", "kafka", "registry", "chassis", "events", "tokio", "std", "tests"] {
+        let names =
+            ["match", "kafka", "registry", "chassis", "events", "tokio", "std", "stockroom"];
+        for name in names {
             let refused = check_name(&root, name).unwrap_err().to_string();
             assert!(refused.contains("already has another meaning"), "{name}: {refused}");
         }

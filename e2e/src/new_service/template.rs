@@ -36,7 +36,8 @@ pub fn read(own: &str, words: &[(&str, &str)]) -> Result<Vec<TemplateFile>> {
     Ok(files.into_iter().map(|(path, text)| (replace(path), replace(text))).collect())
 }
 
-fn read_folder(folder: &Path, prefix: &str, files: &mut Vec<TemplateFile>) -> Result<()> {
+/// Adds the files of a folder, each with this before its path.
+pub fn read_folder(folder: &Path, prefix: &str, files: &mut Vec<TemplateFile>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

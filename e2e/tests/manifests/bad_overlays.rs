@@ -47,10 +47,8 @@ fn three_bad_overlays_are_refused_by_the_rules_that_they_break() {
         "production/hard/services.nodeports: String(\"1\") is not String(\"0\")",
     ];
     assert_eq!(violations(check_production, good, &readable), expected);
-    let gateway =
-        "/spec/ingress/0/from/0/namespaceSelector/matchLabels/kubernetes.io~1metadata.name";
     let open = [
-        ("NetworkPolicy", "order", gateway, json!("default")),
+        ("NetworkPolicy", "order-db-cluster", "/spec/egress/0/ports/0/port", json!(5433)),
         (
             "NetworkPolicy",
             "console-to-issuer",
@@ -61,8 +59,7 @@ fn three_bad_overlays_are_refused_by_the_rules_that_they_break() {
     let expected = [
         "production, console to 192.0.2.2, port 443: is closed",
         "production, console to 203.0.113.9, port 443: is open",
-        "production, default to order, port 8080: is open",
-        "production, gateway to order, port 8080: is closed",
+        "production, order-db to order-db, port 5432: is closed",
     ];
     assert_eq!(violations(check_network, good, &open), expected);
 }

@@ -146,12 +146,13 @@ fn a_service_that_is_deployed_has_the_ports_probes_and_time_of_the_code_and_all_
             let (grace, waits) = grace(pod);
             let is_enough = waits > 0 && grace > waits + seconds_to_stop(service);
             found.check(&subject, format!("{grace} s to stop"), is_enough);
-            for kind in ["PodDisruptionBudget", "ServiceAccount", "NetworkPolicy"] {
+            for kind in ["PodDisruptionBudget", "ServiceAccount"] {
                 find(objects, kind, service);
             }
         }
         // Each role of the database has a URL of its own.
-        let secret = named(&demo["secretGenerator"], &format!("{service}-database"));
+        let database = format!("k8s/overlays/demo/{service}-db/kustomization.yaml");
+        let secret = named(&file(&database)[0]["secretGenerator"], "database").clone();
         for (url, role) in [("", ""), ("MIGRATION_", "_migrator")] {
             let start = format!("{url}DATABASE_URL=postgres://{service}{role}:");
             let end = format!("@{service}-db:5432/{service}");

@@ -17,10 +17,12 @@ mod workloads;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
 use e2e::stack_description::{SERVICES, checkout};
+use events::saga_topics;
 use launcher::directories::programs_directory;
 use serde_json::{Value, json};
 
@@ -128,17 +130,23 @@ fn compare_or_rewrite(file: &str, expected: &str, variable: &str) {
     assert!(read(file) == expected, "{file} differs from its sources: {variable}=1 rewrites it");
 }
 
-/// The services in `k8s/`. `make service` adds a service to the native stack and to compose; these
-/// checks apply to it as soon as it has a file for Kubernetes.
+/// The services in `k8s/`: a fork may run one elsewhere.
 fn deployed_services() -> Vec<&'static str> {
     let has_file = |service: &&str| checkout().join(format!("k8s/base/{service}.yaml")).exists();
     SERVICES.into_iter().filter(has_file).collect()
 }
 
+/// The services whose outboxes a connector may carry: those that publish.
+fn publishing_services() -> Vec<&'static str> {
+    let publishes = |service: &&str| saga_topics().iter().any(|it| it.publisher == *service);
+    deployed_services().into_iter().filter(publishes).collect()
+}
+
 /// The manifests that are applied together, as kubectl renders them. Without it there are none, and CI fails.
 static OVERLAYS: LazyLock<Vec<(&str, Vec<Value>)>> = LazyLock::new(|| {
     let rendered = ["demo", "production", "production-flows"].into_iter();
-    let rendered: Option<_> = rendered.map(|overlay| Some((overlay, render(overlay)?))).collect();
+    let rendered: Option<_> =
+        rendered.map(|overlay| Some((overlay, render(&checkout(), overlay)?))).collect();
     rendered.unwrap_or_else(|| {
         assert!(std::env::var_os("CI").is_none(), "there is no kubectl");
         // A test that passes shows no output of its macros.
@@ -152,8 +160,9 @@ fn production() -> impl Iterator<Item = &'static (&'static str, Vec<Value>)> {
     OVERLAYS.iter().filter(|(tree, _)| tree.starts_with("production"))
 }
 
-fn render(overlay: &str) -> Option<Vec<Value>> {
-    let overlay = checkout().join(format!("k8s/overlays/{overlay}")).display().to_string();
+/// The objects of an overlay in a checkout, if there is a kubectl.
+pub fn render(root: &Path, overlay: &str) -> Option<Vec<Value>> {
+    let overlay = root.join(format!("k8s/overlays/{overlay}")).display().to_string();
     let output = Command::new("kubectl").args(["kustomize", &overlay]).output().ok()?;
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{overlay}: {error}");
@@ -172,7 +181,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn name(object: &Value) -> &str {
+pub fn name(object: &Value) -> &str {
     text(&object["metadata"]["name"])
 }
 

@@ -5,7 +5,7 @@ use super::*;
 type Labels = BTreeMap<String, String>;
 
 /// Each connection in use: in which overlays, who opens it, and to whom at which ports. A line with SERVICE stands for
-/// one of each service. 192.0.2.1 is the API of the cluster and 192.0.2.2 the issuer of tokens, until a forker puts in
+/// one of each service, and one with PUBLISHER for one of each service that publishes. 192.0.2.1 is the API of the cluster and 192.0.2.2 the issuer of tokens, until a forker puts in
 /// theirs. In production, the listeners and the registry are encrypted.
 const CONNECTIONS: &str = "\
 all SERVICE SERVICE-db:5432
@@ -28,7 +28,7 @@ production kafka 192.0.2.1:443,6443
 production SERVICE-db SERVICE-db:5432,8000 192.0.2.1:443,6443
 production registry-db registry-db:5432,8000 192.0.2.1:443,6443
 production cnpg-system SERVICE-db:5432,8000 registry-db:5432,8000
-production-flows connect SERVICE-db:5432 reporting-db:5432 kafka:9093 registry:8443 connect:8083
+production-flows connect PUBLISHER-db:5432 reporting-db:5432 kafka:9093 registry:8443 connect:8083
 production-flows reporting-tables reporting-db:5432
 production-flows monitoring connect:9404
 production-flows reporting-db reporting-db:5432,8000 192.0.2.1:443,6443
@@ -142,8 +142,13 @@ pub fn selects(selector: &Value, labels: &Labels) -> bool {
 /// The sender, the receiver and the port of each connection in use.
 fn connections_in_use(tree: &str) -> BTreeSet<(String, String, u64)> {
     let mut used = BTreeSet::new();
-    let tables = deployed_services().into_iter().map(|it| CONNECTIONS.replace("SERVICE", it));
-    for line in tables.collect::<Vec<_>>().join("\n").lines() {
+    let publishing = publishing_services();
+    let lines = deployed_services().into_iter().flat_map(|service| {
+        let publishes = publishing.contains(&service);
+        let lines = CONNECTIONS.lines().filter(move |it| publishes || !it.contains("PUBLISHER"));
+        lines.map(move |it| it.replace("SERVICE", service).replace("PUBLISHER", service))
+    });
+    for line in lines {
         let words: Vec<&str> = line.split(' ').collect();
         let [overlays, from, to @ ..] = &words[..] else { panic!("{line}") };
         let to = to.iter().filter(|_| *overlays == "all" || tree.starts_with(*overlays));
