@@ -23,21 +23,25 @@ mod rows;
 mod saga;
 mod world;
 
+use std::iter;
 use std::time::Instant;
 
+use events::participants::{ASKED_BY_EVERY_ORDER, PARTICIPANTS};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use mutants::{MUTANTS, Mutant};
 use saga::SagaModel;
 
-/// Explores all states. Returns their number, and the promises that were broken and the situations
-/// that never occurred.
-fn explore<const N: usize>(saga: SagaModel<N>) -> (usize, Vec<String>) {
+/// Explores all states, or until this promise is broken. Returns their number, and the promises that were broken and the
+/// situations that never occurred.
+fn explore<const N: usize>(
+    saga: SagaModel<N>,
+    until: Option<&'static str>,
+) -> (usize, Vec<String>) {
     let (began, units, mutant) = (Instant::now(), saga.rules.units, saga.rules.mutant);
-    // With a mutant, the search finds every promise that it breaks. Without one, the first broken promise ends the
-    // search, which might have no end then.
-    let enough = match mutant {
-        Some(_) => HasDiscoveries::All,
+    // Without a mutant, the first broken promise ends the search, which might have no end then.
+    let enough = match until {
+        Some(promise) => HasDiscoveries::AnyOf([promise].into()),
         None => HasDiscoveries::AnyFailures,
     };
     let checked = saga.checker().finish_when(enough).threads(2).spawn_bfs().join();
@@ -67,21 +71,33 @@ fn explore<const N: usize>(saga: SagaModel<N>) -> (usize, Vec<String>) {
     (checked.unique_state_count(), findings)
 }
 
-#[test]
-fn one_order_and_two_orders_always_end_in_agreement() {
-    // The only order has its unit, so nothing is ever out of stock.
-    assert_eq!(
-        explore(SagaModel::<1>::without_cache(1)),
-        (177, vec!["never seen: out of stock".into()])
-    );
-    assert_eq!(explore(SagaModel::<2>::without_cache(1)), (42_429, vec![]));
-    assert_eq!(explore(SagaModel::<2>::new(1, None)), (42_429, vec![]));
+/// Explores all states, whose number is known for payment and stock. A further participant multiplies it.
+#[track_caller]
+fn assert_agreement<const N: usize>(saga: SagaModel<N>, states: usize, never_seen: &[&str]) {
+    let (explored, findings) = explore(saga, None);
+    assert_eq!(findings, never_seen);
+    assert!(PARTICIPANTS > ASKED_BY_EVERY_ORDER || explored == states, "{explored} states");
 }
 
 #[test]
+fn one_order_and_two_orders_always_end_in_agreement() {
+    // The only order has its unit, so nothing is ever out of stock.
+    assert_agreement(SagaModel::<1>::without_cache(1), 177, &["never seen: out of stock"]);
+    // With three participants two orders have millions of states: the next test explores them.
+    if PARTICIPANTS == ASKED_BY_EVERY_ORDER {
+        assert_agreement(SagaModel::<2>::without_cache(1), 42_429, &[]);
+        assert_agreement(SagaModel::<2>::new(1, None), 42_429, &[]);
+    }
+}
+
+/// With a further participant two orders for one unit.
+#[test]
 #[ignore = "takes two minutes: make faults"]
 fn three_orders_for_two_units_always_end_in_agreement() {
-    assert_eq!(explore(SagaModel::<3>::new(2, None)), (7_334_329, vec![]));
+    match PARTICIPANTS {
+        ASKED_BY_EVERY_ORDER => assert_agreement(SagaModel::<3>::new(2, None), 7_334_329, &[]),
+        _ => assert_agreement(SagaModel::<2>::new(1, None), 0, &[]),
+    }
 }
 
 #[test]
@@ -89,8 +105,13 @@ fn every_broken_rule_is_caught() {
     let survivors: Vec<Mutant> = MUTANTS
         .into_iter()
         .filter(|(mutant, promise)| {
-            let (_, findings) = explore(SagaModel::<2>::new(1, Some(*mutant)));
-            !findings.iter().any(|finding| finding.starts_with(promise))
+            // Most need one order, and all of its states are few.
+            let one = explore(SagaModel::<1>::new(1, Some(*mutant)), Some(promise)).1;
+            let mut found = one.into_iter().chain(
+                iter::once_with(|| explore(SagaModel::<2>::new(1, Some(*mutant)), Some(promise)).1)
+                    .flatten(),
+            );
+            !found.any(|finding| finding.starts_with(promise))
         })
         .map(|(mutant, _)| mutant)
         .collect();

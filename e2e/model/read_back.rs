@@ -4,7 +4,7 @@ use chassis::event::Outgoing;
 use chassis::{OutgoingEvents, Unprocessable};
 use order::{Order, Orders, Status};
 
-use crate::participants::PARTS;
+use crate::participants::{PARTS, orders_from};
 use crate::rows::*;
 use crate::saga::SagaModel;
 use crate::world::EventKind::{self, *};

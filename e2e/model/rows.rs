@@ -3,12 +3,9 @@
 use chassis::{Command, HandlerContext};
 use chrono::DateTime;
 use events::orders::{self, CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
-use events::participants::ASKED_BY_EVERY_ORDER;
-use order::{LineRequest, Orders, PlaceOrder, Reason, Status};
+use events::participants::{ASKED_BY_EVERY_ORDER, participants};
+use order::{LineRequest, Orders, PlaceOrder};
 use uuid::Uuid;
-
-use crate::participants::PARTS;
-use crate::world::OrderState;
 
 /// All orders are alike, so one set of ids and values serves them all.
 pub const ORDER: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_0001);
@@ -35,20 +32,6 @@ pub fn euros() -> String {
     "EUR".into()
 }
 
-pub fn orders_from(placed: &OrderState) -> Orders {
-    let mut rows = place_order().0;
-    let ended = placed.status != Status::Pending;
-    let order = rows.order_mut(ORDER).unwrap();
-    order.status = placed.status;
-    order.reason = (placed.status == Status::Cancelled).then_some(Reason::Customer);
-    order.ended_at = ended.then_some(context().now);
-    order.ended_event_id = ended.then_some(PUBLISHED_EVENT_ID);
-    for (part, state) in PARTS.iter().zip(placed.legs) {
-        (part.set_leg)(order, state);
-    }
-    rows
-}
-
 pub fn place_order() -> (Orders, OrderCreated) {
     let mut rows = Orders::default();
     let (sku, name) = (SKU.to_string(), "Pen".to_string());
@@ -60,7 +43,8 @@ pub fn place_order() -> (Orders, OrderCreated) {
         version: 1,
     });
     let lines = vec![LineRequest { sku: SKU.into(), quantity: 1 }];
-    let further = PARTS[ASKED_BY_EVERY_ORDER..].iter().map(|part| part.service.to_owned());
+    let further = participants().into_iter().skip(ASKED_BY_EVERY_ORDER);
+    let further = further.map(|it| it.service.to_owned());
     let (order_id, customer_id, also_asks) = (ORDER, CUSTOMER, further.collect());
     let place = PlaceOrder { order_id, customer_id, lines, also_asks };
     let context = HandlerContext { causation_id: None, ..context() };

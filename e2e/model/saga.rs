@@ -9,7 +9,7 @@ use events::participants::PARTICIPANTS;
 use order::{CancelOrder, Reason, Status};
 
 use crate::mutants::Mutant;
-use crate::participants::PARTS;
+use crate::participants::{PARTS, orders_from};
 use crate::rows::*;
 use crate::world::EventKind::*;
 use crate::world::{EventKind, OrderState, PAYMENT, Rules, STOCK, Service, Step, StepState};

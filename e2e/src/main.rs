@@ -108,6 +108,12 @@ enum Command {
     New(RepositoryOptions),
     /// Generate a new service from the template
     Service { name: String },
+    /// Generate a participant of the saga: a service whose yes an order needs
+    Participant {
+        name: String,
+        #[command(flatten)]
+        words: new_service::participant::Words,
+    },
     /// Write what docker compose has of services that docker-compose.yml does not name
     ComposeOverride,
     #[command(flatten)]
@@ -145,9 +151,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let stack = create_stack()?.quiet();
             return Ok(exit_code_if(outage::run(&stack, &options).await?));
         }
-        Command::CrashPoints(options) => {
-            return Ok(exit_code_if(crash_points::command(&options).await?));
-        }
+        Command::CrashPoints(it) => return Ok(exit_code_if(crash_points::command(&it).await?)),
         Command::Chaos(options) => {
             return Ok(match chaos::run(&options).await? {
                 Outcome::Held => ExitCode::SUCCESS,
@@ -167,7 +171,8 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Mutants(options) => return Ok(exit_code_if(mutants::run(&options).await?)),
         Command::Pin => image_pins::run()?,
         Command::New(options) => new_repository::run(&options)?,
-        Command::Service { name } => new_service::run(&name)?,
+        Command::Service { name } => new_service::run(&name, None)?,
+        Command::Participant { name, words } => new_service::run(&name, Some(&words))?,
         Command::ComposeOverride => new_service::write_compose_overrides()?,
         Command::Republish(options) => {
             republish::print(&republish::run(&open_stack()?, &options).await?)

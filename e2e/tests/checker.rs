@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use e2e::checker::coverage::Coverage;
+use e2e::workload::plan::QUANTITY_ORDERED_MAX;
 use e2e::workload::seed;
 
 use crate::fixture::*;
@@ -22,6 +23,11 @@ async fn the_checker_compares_a_record_of_every_topic_with_its_row() -> Result<(
             let order = client.wait_until_ended(placed.order_id, TIMEOUT).await?;
             assert_eq!(order.reason.as_deref(), reason, "{order:?}");
         }
+        // A participant that joined later may object to its total, for a customer who has no money.
+        let lines = [line(seed::SCARCE_ITEM.sku, QUANTITY_ORDERED_MAX)];
+        let customer_id = seed::POOR_CUSTOMER.customer_id;
+        let placed = client.place_until_accepted(customer_id, &lines).await?;
+        client.wait_until_ended(placed.order_id, TIMEOUT).await?;
         let verdict = fixture.verify().await?;
         assert_eq!(Coverage::from_verdict(&verdict, 0).uncompared_topics(), [""; 0]);
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use e2e::mutants::worktree::Worktree;
-use e2e::new_service;
+use e2e::new_service::{self, participant::Words};
 use e2e::stack_description::{SERVICES, checkout};
 use launcher::directories::programs_directory;
 use serde_json::Value;
@@ -16,6 +16,9 @@ use crate::manifests::{self, render};
 /// The number of files that a new service may change: seven, and six lists of `k8s`.
 const CHANGED_FILES_MAX: usize = 13;
 
+/// The same for a participant: those, and what knows participants.
+const CHANGED_BY_A_PARTICIPANT_MAX: usize = 27;
+
 /// A checkout with a service that `make service` has made, and the name of the service.
 async fn generate() -> Result<(Worktree, String)> {
     let scratch = Worktree::create("service").await?;
@@ -23,7 +26,7 @@ async fn generate() -> Result<(Worktree, String)> {
     let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
     let free = |name: &String| !scratch.root.join("services").join(name).exists();
     let name = names.take(100).find(free).context("a free name")?;
-    let made = new_service::generate(&scratch.root, &name)?;
+    let made = new_service::generate(&scratch.root, &name, None)?;
     ensure!(made.changed.len() <= CHANGED_FILES_MAX, "it changed {} files", made.changed.len());
     let own = ["src/lib.rs", "tests/outage.rs"].map(|file| format!("services/{name}/{file}"));
     let tidy = ["--check", "--edition", "2024", &own[0], &own[1]];
@@ -62,6 +65,24 @@ fn of_service(objects: &[Value], service: &str) -> BTreeSet<String> {
         parts.collect::<Vec<_>>().join(secret)
     };
     renamed.map(unhashed).collect()
+}
+
+/// `faults::long::participant` builds and runs one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_participant_made_from_the_template_is_formatted_and_changes_few_files() -> Result<()> {
+    without_fixture(async || {
+        let scratch = Worktree::create("service").await?;
+        let words = Words::default();
+        let made = new_service::generate(&scratch.root, "fraud", Some(&words))?;
+        let changed = made.changed.len();
+        ensure!(changed <= CHANGED_BY_A_PARTICIPANT_MAX, "it changed {changed} files");
+        let own = made.created.iter().map(|path| path.display().to_string());
+        let sources = Vec::from_iter(own.filter(|path| path.ends_with(".rs")));
+        let tidy = ["--check", "--edition", "2024"];
+        let tidy: Vec<&str> = tidy.into_iter().chain(sources.iter().map(|path| &**path)).collect();
+        scratch.run("rustfmt", &tidy).await.map(drop)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

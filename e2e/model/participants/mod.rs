@@ -8,9 +8,9 @@ use chassis::{HandlerResult, Outcome, OutgoingEvents, Unprocessable};
 use events::participants::{LegState, LegState::*, PARTICIPANTS};
 use order::participants::{Answer, Asked, Payment, Stock};
 use order::saga::answered;
-use order::{Leg, Order, Orders};
+use order::{Leg, Order, Orders, Reason, Status};
 
-use crate::rows::{ORDER, context, place_order};
+use crate::rows::{ORDER, PUBLISHED_EVENT_ID, context, place_order};
 use crate::world::{EventKind, OrderState, Rules, StepState};
 
 /// In the order of the legs.
@@ -71,6 +71,21 @@ fn state_of<A: Answer>(event: &Outgoing) -> LegState {
     let own = event.topic.codec();
     let answer: A = own.decode(own, &event.body).unwrap();
     answer.state(place_order().0.order(ORDER).unwrap()).unwrap()
+}
+
+/// The rows of order, built from the compact state of an order.
+pub fn orders_from(placed: &OrderState) -> Orders {
+    let mut rows = place_order().0;
+    let ended = placed.status != Status::Pending;
+    let order = rows.order_mut(ORDER).unwrap();
+    order.status = placed.status;
+    order.reason = (placed.status == Status::Cancelled).then_some(Reason::Customer);
+    order.ended_at = ended.then_some(context().now);
+    order.ended_event_id = ended.then_some(PUBLISHED_EVENT_ID);
+    for (part, state) in PARTS.iter().zip(placed.legs) {
+        (part.set_leg)(order, state);
+    }
+    rows
 }
 
 /// What a handler publishes, as it leaves the service.

@@ -44,9 +44,9 @@ fn render(
     let rows = timeline.steps.iter().flat_map(|step| rows(step, now));
     lines.extend(format_table(HEADER, &[4, 5], rows));
     lines.push(String::new());
-    lines.push(match order {
+    lines.extend(match order {
         Ok(order) => describe(order),
-        Err(error) => format!("  its state is missing: {error}"),
+        Err(error) => vec![format!("  its state is missing: {error}")],
     });
     let mut pending: Vec<String> = timeline.steps.iter().flat_map(Step::open_work).collect();
     if timeline.steps.iter().any(waits_at_subscriber) {
@@ -69,13 +69,13 @@ fn render(
     lines
 }
 
-fn describe(order: &Order) -> String {
+fn describe(order: &Order) -> Vec<String> {
     let Order { status, legs, .. } = order;
     let reason = order.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-    let decided = order.ended_at.map_or(String::new(), |ended_at| {
-        format!("; decided {} after it was placed", format_duration(ended_at - order.created_at))
+    let decided = order.ended_at.map(|ended_at| {
+        format!("  decided {} after it was placed", format_duration(ended_at - order.created_at))
     });
-    format!("  status {status}{reason}, {legs}{decided}")
+    [format!("  status {status}{reason}, {legs}")].into_iter().chain(decided).collect()
 }
 
 fn waits_at_subscriber(step: &Step) -> bool {

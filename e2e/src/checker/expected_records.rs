@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
-use events::participants::{VOID, leg_state, participants};
+use events::participants::{ASKED_BY_EVERY_ORDER, VOID, leg_state, participants};
 use events::stock::StockRejected;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -53,6 +53,9 @@ fn query(topic: &'static Topic, event_and_time: &str, rows: &str) -> (&'static T
     let content = fields.filter_map(|field| match field["name"].as_str()? {
         "occurred_at" => None,
         "order_id" => Some("'order_id', order_id".to_string()),
+        "also_asks" => {
+            Some(format!("'also_asks', to_jsonb(array_remove(array[{}]::text[], null))", asked()))
+        }
         name if participants().iter().any(|it| it.undone.name == topic.name) => {
             let nothing = if field["type"]["type"] == "array" { "'[]'" } else { "null" };
             Some(format!("'{name}', case state when '{VOID}' then {nothing} else {name} end"))
@@ -65,6 +68,13 @@ fn query(topic: &'static Topic, event_and_time: &str, rows: &str) -> (&'static T
         false => format!("jsonb_build_object({})", content.collect::<Vec<_>>().join(", ")),
     };
     (topic, format!("select order_id, {event_and_time}, {content} from {rows}"))
+}
+
+/// The names of the legs that an order has, beside those that every order has.
+fn asked() -> String {
+    let further = participants().into_iter().skip(ASKED_BY_EVERY_ORDER).map(|it| it.service);
+    let asked = further.map(|leg| format!("case when {leg} is not null then '{leg}' end"));
+    asked.collect::<Vec<_>>().join(", ")
 }
 
 /// An event that a row records as published.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use crate::new_service::names::{ANOTHER_MEANING, COPIED};
-use crate::new_service::template::{TemplateFile, read_folder};
+use crate::new_service::template::{Change, TemplateFile, read_folder};
 
 const FOLDER: &str = "k8s";
 
@@ -19,8 +19,12 @@ const LISTS: [(&str, &str); 6] = [
     ("k8s/monitoring/compose-configs.yaml", "docker compose has a copy of both"),
 ];
 
-/// A file that changes: its path, its text and the reason.
-type ChangedFile = (String, String, &'static str);
+/// Further such files, for a service that publishes events.
+const PUBLISHERS: [(&str, &str); 3] = [
+    ("k8s/components/cdc/kustomization.yaml", "a connector may carry its outbox"),
+    ("k8s/components/cdc/network.yaml", "the connector reaches its database"),
+    ("k8s/components/cdc/worker.yaml", "the connector has its passwords"),
+];
 
 /// The files that a new service adds, and those that it changes. Without the folder there are none.
 ///
@@ -30,7 +34,8 @@ pub fn files(
     root: &Path,
     services: &[String],
     name: &str,
-) -> Result<(Vec<TemplateFile>, Vec<ChangedFile>)> {
+    publishes: bool,
+) -> Result<(Vec<TemplateFile>, Vec<Change>)> {
     let mut files = Vec::new();
     if root.join(FOLDER).exists() {
         read_folder(&root.join(FOLDER), &format!("{FOLDER}/"), &mut files)?;
@@ -43,7 +48,8 @@ pub fn files(
     let is_taken = created.iter().any(|(path, _)| root.join(path).exists());
     ensure!(!is_taken, "`{name}` {ANOTHER_MEANING}");
     let changed = files.iter().filter_map(|(path, text)| {
-        let (_, reason) = LISTS.iter().find(|(list, _)| list == path)?;
+        let further = PUBLISHERS.iter().filter(|_| publishes);
+        let (_, reason) = LISTS.iter().chain(further).find(|(list, _)| list == path)?;
         Some((path.clone(), with_service(text, services, name), *reason))
     });
     Ok((created, changed.collect()))
@@ -100,19 +106,20 @@ mod tests {
 
     #[test]
     fn a_name_that_a_file_of_the_folder_has_is_refused() {
-        let refused = files(&checkout(), &[], "network").unwrap_err().to_string();
+        let refused = files(&checkout(), &[], "network", false).unwrap_err().to_string();
         assert!(refused.contains("already has another meaning"), "{refused}");
     }
 
     #[test]
     fn a_new_service_has_the_files_of_stock_and_a_place_in_every_list() {
-        let (created, changed) = files(&checkout(), &SERVICES.map(String::from), "emu").unwrap();
+        let services = SERVICES.map(String::from);
+        let (created, changed) = files(&checkout(), &services, "emu", true).unwrap();
         let folders = ["base/emu.yaml", "demo/emu-db/", "production/emu/database.yaml"];
         for folder in folders {
             assert!(created.iter().any(|(path, _)| path.contains(folder)), "{folder}: {created:?}");
         }
         assert!(created.iter().all(|(_, text)| text.contains("emu") && !text.contains(COPIED)));
-        assert_eq!(changed.len(), LISTS.len());
+        assert_eq!(changed.len(), LISTS.len() + PUBLISHERS.len());
         for (path, text, _) in changed {
             let has = |service: &str| text.matches(service).count();
             assert!(has("emu") > 0, "{path}");

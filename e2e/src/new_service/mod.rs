@@ -7,15 +7,17 @@
 mod compose;
 mod kubernetes;
 pub(crate) mod names;
+pub mod participant;
 pub(crate) mod template;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::new_service::names::{SERVICE_LIST, check_clean, check_name, read_file};
+use crate::new_service::participant::Words;
+use crate::new_service::template::{Change, TemplateFile, append, unknown_form};
 use crate::stack_description::checkout;
 
 /// The files that only a service of the workspace has.
@@ -43,10 +45,11 @@ pub struct GeneratedService {
     pub changed: Vec<(PathBuf, &'static str)>,
 }
 
-/// Generates a service in this checkout, and prints what was written and what is next.
-pub fn run(name: &str) -> Result<()> {
+/// Generates a service in this checkout, with these words a participant of the saga. Prints what was written and what is
+/// next.
+pub fn run(name: &str, words: Option<&Words>) -> Result<()> {
     let root = checkout();
-    let generated = generate(&root, name)?;
+    let generated = generate(&root, name, words)?;
     let shown = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
     println!("created:");
     generated.created.iter().for_each(|path| println!("  {}", shown(path)));
@@ -61,38 +64,48 @@ pub fn write_compose_overrides() -> Result<()> {
     compose::write(&compose::files(&checkout(), &names::services(&checkout())?)?)
 }
 
-/// Generates a service in the checkout at `root`.
-pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
+/// Generates a service in the checkout at `root`, with these words a participant of the saga.
+pub fn generate(root: &Path, name: &str, words: Option<&Words>) -> Result<GeneratedService> {
     check_name(root, name)?;
     check_clean(root)?;
-    let words: Vec<(&str, &str)> = WORDS.into_iter().chain([("shop", name)]).collect();
-    let files = template::read(OWN_FILES, &words)?;
-    template::check_modules(name, &files)?;
+    let (files, own_changes) = match words {
+        Some(words) => participant::files(root, name, words)?,
+        None => subscriber(root, name)?,
+    };
     let mut services = names::services(root)?;
-    let (manifests, lists) = kubernetes::files(root, &services, name)?;
+    let (manifests, lists) = kubernetes::files(root, &services, name, words.is_some())?;
     services.push(name.to_string());
     let compose = compose::files(root, &services)?;
     let changed = [
         (SERVICE_LIST, with_service(root, name)?, "the stack has it"),
         (MANIFEST, with_dependency(root, name)?, "the declaration links it"),
         (SUBSCRIPTIONS, with_subscription(root, name)?, "its handlers say what it consumes"),
-        (EVENTS, with_reader(root, name)?, "it may read the personal data of orders.confirmed"),
     ];
 
-    let mut created = template::write(&root.join("services").join(name), &files)?;
+    let mut created = template::write(root, &files)?;
     created.extend(template::write(root, &manifests)?);
     let mut generated = GeneratedService { created, changed: Vec::new() };
     let changed = changed.map(|(file, text, why)| (file.to_string(), text, why));
-    for (file, text, why) in changed.into_iter().chain(lists) {
-        fs::write(root.join(&file), text)?;
-        generated.changed.push((root.join(&file), why));
-    }
+    let changes: Vec<Change> = changed.into_iter().chain(own_changes).chain(lists).collect();
+    let (texts, reasons): (Vec<TemplateFile>, Vec<_>) =
+        changes.into_iter().map(|(file, text, why)| ((file, text), why)).unzip();
+    generated.changed.extend(template::write(root, &texts)?.into_iter().zip(reasons));
     compose::write(&compose)?;
     let compose = compose.into_iter().map(|(file, _)| (file, "docker compose starts it"));
     generated.changed.extend(compose);
     add_to_lockfile(root)?;
     generated.changed.push((root.join("Cargo.lock"), "the workspace has a new member"));
     Ok(generated)
+}
+
+/// The files of a service that consumes `orders.confirmed`, and what changes for it.
+fn subscriber(root: &Path, name: &str) -> Result<(Vec<TemplateFile>, Vec<Change>)> {
+    let words: Vec<(&str, &str)> = WORDS.into_iter().chain([("shop", name)]).collect();
+    let mut files = template::read(OWN_FILES, &words)?;
+    template::check_modules(name, &files)?;
+    files.iter_mut().for_each(|(path, _)| *path = format!("services/{name}/{path}"));
+    let why = "it may read the personal data of orders.confirmed";
+    Ok((files, vec![(EVENTS.to_string(), with_reader(root, name)?, why)]))
 }
 
 /// The list of services with one more name.
@@ -115,16 +128,9 @@ fn with_subscription(root: &Path, name: &str) -> Result<String> {
 /// The declaration of `orders.confirmed` with one more reader.
 fn with_reader(root: &Path, name: &str) -> Result<String> {
     let text = read_file(&root.join(EVENTS))?;
-    let readers = || {
-        let topic = text.find("topic = \"orders.confirmed\"")?;
-        let from = topic + text[topic..].find("personal(")? + "personal(".len();
-        Some(from..from + text[from..].find(')')?)
-    };
-    let readers = readers().with_context(|| unknown_form(EVENTS))?;
-    let earlier = text[readers.clone()].trim().trim_end_matches(',');
-    let separator = if earlier.is_empty() { "" } else { ", " };
-    let (before, after) = (&text[..readers.start], &text[readers.end..]);
-    Ok(format!("{before}{earlier}{separator}\"{name}\"{after}"))
+    let place =
+        "topic = \"orders.confirmed\", publisher = \"order\", key = \"order_id\", personal(";
+    append(&text, place, ')', &format!("\"{name}\"")).with_context(|| unknown_form(EVENTS))
 }
 
 /// The text of a file with this part before the first place that begins so.
@@ -132,10 +138,6 @@ fn insert(root: &Path, file: &str, place: &str, part: &str) -> Result<String> {
     let text = read_file(&root.join(file))?;
     let (before, after) = text.split_once(place).with_context(|| unknown_form(file))?;
     Ok(format!("{before}{part}{place}{after}"))
-}
-
-fn unknown_form(file: &str) -> String {
-    format!("{file} has no place for the new service: nothing was changed")
 }
 
 /// Cargo adds a member of the workspace by itself, but not with `--locked`, which every command of make has.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::stack_description::checkout;
 
-const SERVICE: &str = "e2e/template";
+pub const SERVICE: &str = "e2e/template";
 
 /// Files that git, cargo or docker would obey in the template's own folder, and their names.
 const RENAMED: [(&str, &str); 5] = [
@@ -24,6 +24,9 @@ const RENAMED: [(&str, &str); 5] = [
 
 /// A file: its path from where it is written, and its text.
 pub type TemplateFile = (String, String);
+
+/// A file that changes: its path, its text and the reason.
+pub type Change = (String, String, &'static str);
 
 /// The files of the service and of the folder `own`, with other words for those of the template.
 pub fn read(own: &str, words: &[(&str, &str)]) -> Result<Vec<TemplateFile>> {
@@ -50,6 +53,19 @@ pub fn read_folder(folder: &Path, prefix: &str, files: &mut Vec<TemplateFile>) -
         files.push((format!("{prefix}{renamed}"), text));
     }
     Ok(())
+}
+
+/// The text with one more element at the end of a list.
+pub fn append(text: &str, place: &str, bracket: char, element: &str) -> Option<String> {
+    let from = text.find(place)? + place.len();
+    let to = from + text[from..].find(bracket)?;
+    let earlier = text[from..to].trim().trim_end_matches(',');
+    let separator = if earlier.is_empty() { "" } else { ", " };
+    Some(format!("{}{earlier}{separator}{element}{}", &text[..from], &text[to..]))
+}
+
+pub fn unknown_form(file: &str) -> String {
+    format!("{file} has no place for the new service: nothing was changed")
 }
 
 /// A service cannot have the name of one of its own modules.

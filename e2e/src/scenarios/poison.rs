@@ -11,6 +11,7 @@ use checker::record::RecordPosition;
 use chrono::Utc;
 use declaration::subscribers;
 use events::orders::OrderCreated;
+use events::participants::participants;
 use events::payments::{PaymentRefunded, PaymentVerified};
 use events::saga_topics;
 use events::stock::{ReservedLine, StockItem, StockReserved};
@@ -197,7 +198,7 @@ pub async fn send_unprocessable(client: &Client, order: &Order) -> Result<Positi
         lines: Vec::new(),
         total_cents: i64::MIN,
         currency: currency.clone(),
-        also_asks: Vec::new(),
+        also_asks: participants().map(|it| it.service.to_owned()).to_vec(),
         occurred_at,
     };
     let paid = |amount_cents, currency: &str| {

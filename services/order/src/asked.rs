@@ -6,10 +6,13 @@ use events::participants::{ASKED_BY_EVERY_ORDER, participants};
 /// What new orders ask reads from the environment.
 #[derive(clap::Args)]
 pub struct Settings {
-    /// The participants that new orders ask beside payment and stock, with a comma between two. Unset: all of them.
+    /// The participants that new orders ask beside payment and stock, with a comma between two, or none. Unset: all.
     #[arg(long, env, value_parser = parse)]
     order_also_asks: Option<Asked>,
 }
+
+/// An empty variable counts as unset, so this is the word for none of them.
+const NONE: &str = "none";
 
 #[derive(Clone, Debug, PartialEq)]
 struct Asked(Vec<String>);
@@ -27,7 +30,7 @@ fn further() -> impl Iterator<Item = &'static str> {
 }
 
 fn parse(list: &str) -> Result<Asked, String> {
-    let names: Vec<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> = list.split(',').map(str::trim).filter(|name| *name != NONE).collect();
     match names.iter().find(|name| !further().any(|known| known == **name)) {
         Some(name) => Err(format!("no participant beside payment and stock is called {name:?}")),
         None => {
@@ -45,10 +48,10 @@ mod tests {
     fn an_order_asks_all_participants_or_those_that_are_named() {
         let all: Vec<&str> = further().collect();
         let asked = |names: &[&str]| Ok(Asked(names.iter().map(|name| name.to_string()).collect()));
-        assert_eq!(parse(""), asked(&[]));
-        assert_eq!(parse(&all.join(", ")), asked(&all));
+        assert_eq!(parse(NONE), asked(&[]));
+        assert_eq!(parse(&[&all[..], &[NONE]].concat().join(", ")), asked(&all));
         assert_eq!(Settings { order_also_asks: None }.also_asks(), all);
-        for name in ["payment", "stock", "nobody"] {
+        for name in ["payment", "stock", "other", ""] {
             let refused = parse(name).unwrap_err();
             assert!(refused.ends_with(&format!("is called {name:?}")), "{refused}");
         }

@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::order::participants::{PaymentLeg, StockLeg};
+use crate::order::{PaymentLeg, StockLeg};
 
 /// Orders that are listed, at most.
 const LIST_MAX: u32 = 200;

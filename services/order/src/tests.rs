@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use events::orders::{OrderCreated, OrderLine};
+use events::participants::{ASKED_BY_EVERY_ORDER, participants};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
     RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
@@ -74,6 +75,14 @@ fn order(order_id: Uuid, status: Status, payment: LegState, stock: LegState) -> 
         ended_event_id: ended.then(Uuid::max),
         ..Order::placed(&created, Uuid::max())
     }
+}
+
+/// The legs of the participants that no order here asks.
+fn with_further_legs(mut order: Value) -> Value {
+    for participant in participants().into_iter().skip(ASKED_BY_EVERY_ORDER) {
+        order[participant.service] = Value::Null;
+    }
+    order
 }
 
 fn rows(order: Order) -> Orders {

@@ -24,7 +24,8 @@ pub struct OrderCreated {
     pub total_cents: i64,
     /// ISO 4217.
     pub currency: String,
-    /// The participants that the order asks beside payment and stock.
+    /// The participants that the order asks beside payment and stock. Histories have entries of a time without it.
+    #[serde(default)]
     pub also_asks: Vec<String>,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]

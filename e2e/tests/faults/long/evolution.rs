@@ -176,7 +176,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
 }
 
 /// A client that sends its orders to the second instance of the order service.
-fn client_of_second_order(stack: &Stack, client: &Client) -> Result<Client> {
+pub fn client_of_second_order(stack: &Stack, client: &Client) -> Result<Client> {
     let mut addresses = client.addresses.clone();
     addresses.apis.insert("order".to_string(), stack.url("order-2")?);
     Client::new(addresses)

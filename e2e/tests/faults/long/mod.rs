@@ -37,6 +37,7 @@ mod generated_repository;
 mod memory;
 mod network;
 mod open_files;
+mod participant;
 mod readiness;
 mod rejected_records;
 mod replaced_registry;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use events::participants::{LegState, Participant};
+use events::participants::{LegState, Participant, Payment, Stock};
 use serde::{Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -19,6 +19,9 @@ pub struct Leg<P> {
     pub state: LegState,
     participant: PhantomData<P>,
 }
+
+pub type PaymentLeg = Leg<Payment>;
+pub type StockLeg = Leg<Stock>;
 
 impl<P> Leg<P> {
     pub const WAITING: Leg<P> = Leg::new(LegState::Waiting);

@@ -13,17 +13,16 @@ use std::collections::BTreeSet;
 
 use chassis::{Caller, Record, Table, deserialize_integer};
 use chrono::{DateTime, Utc};
+use events::orders::{CancelReason, OrderCreated};
+use events::participants::{ASKED_BY_EVERY_ORDER, PARTICIPANTS, participants};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use self::participants::{PaymentLeg, StockLeg};
-use events::orders::{CancelReason, OrderCreated};
 pub use events::participants::LegState;
-use events::participants::{ASKED_BY_EVERY_ORDER, PARTICIPANTS, participants};
 pub use history_entry::{BrokenHistory, HistoryEntry};
-pub use leg::Leg;
+pub use leg::{Leg, PaymentLeg, StockLeg};
 
 /// An order. Its status leaves `pending` once, and what was ordered never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]

@@ -16,6 +16,7 @@ async fn an_order_is_placed_shown_and_published() {
     let order = json!({"order_id": order_id, "customer_id": CUSTOMER, "status": "pending", "reason": null,
                        "payment": "waiting", "stock": "waiting", "total_cents": 390, "currency": "EUR",
                        "lines": lines, "created_at": created_at, "ended_at": null});
+    let order = with_further_legs(order);
     assert_eq!(answer.body, order);
     assert_eq!(client.get(&format!("/orders/{order_id}")).await.body, order);
     let mine = client.get(&format!("/orders?customer_id={CUSTOMER}")).await.body;

@@ -41,6 +41,10 @@ async fn a_damaged_or_lost_row_is_rebuilt_from_its_history() {
         answer.body["repaired"].clone()
     };
     assert_eq!(rebuild(confirmed).await, false);
+    // As an older version recorded it.
+    let older = "update history set detail = (detail::jsonb - 'also_asks')::json";
+    sqlx::query(older).execute(&fixture.owner).await.unwrap();
+    assert_eq!(rebuild(confirmed).await, false);
     for damage in [
         "update orders set status = 'pending', ended_at = null, ended_event_id = null, stock = 'waiting', total_cents = 1",
         "update orders set payment = 'void', lines = '[]', currency = 'USD', last_position = 0",

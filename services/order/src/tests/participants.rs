@@ -1,7 +1,7 @@
 //! The participants of an order: the rule of a leg, and an order that does not ask each of them.
 
 use chassis::DiscardImpact;
-use events::participants::{Participant, participants};
+use events::participants::Participant;
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 
 use super::*;
@@ -31,7 +31,12 @@ fn a_leg_only_climbs() {
 
 #[test]
 fn an_order_shows_a_leg_for_each_participant_and_handles_its_answers() {
-    let order = order(ORDER, Status::Pending, Waiting, Waiting);
+    let also_asks =
+        participants().into_iter().skip(ASKED_BY_EVERY_ORDER).map(|it| it.service.to_owned());
+    let created = order(ORDER, Status::Pending, Waiting, Waiting).created();
+    let created = OrderCreated { also_asks: also_asks.collect(), ..created };
+    let order = Order::placed(&created, Uuid::max());
+    assert_eq!(order.created(), created);
     let shown = json!(order);
     let topics = crate::handlers().topics();
     let consumed = |topic: &chassis::Topic| topics.iter().any(|it| it.name == topic.name);

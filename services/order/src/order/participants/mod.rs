@@ -4,8 +4,6 @@ mod payment;
 mod stock;
 
 pub use events::participants::{Payment, Stock};
-pub use payment::PaymentLeg;
-pub use stock::StockLeg;
 
 use chassis::{DiscardImpact, Event};
 use chrono::{DateTime, Utc};

@@ -7,9 +7,6 @@ use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use super::{Asked, Payment, answer};
 use crate::order::{Leg, Order, Reason};
 
-/// Its leg.
-pub type PaymentLeg = Leg<Payment>;
-
 impl Asked for Payment {
     const REFUSAL: Reason = Reason::PaymentDeclined;
 

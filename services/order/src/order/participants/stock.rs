@@ -7,9 +7,6 @@ use events::stock::{StockRejected, StockReleased, StockReserved};
 use super::{Asked, Stock, answer};
 use crate::order::{Leg, Order, Reason};
 
-/// Its leg.
-pub type StockLeg = Leg<Stock>;
-
 impl Asked for Stock {
     const REFUSAL: Reason = Reason::StockRejected;
 
