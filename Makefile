@@ -33,7 +33,7 @@ list = sed -n 's/^\([a-z-]*\):.*$(1) /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t
 CARGO_DENY := 0.20.2
 
 # The crates that a team depends on, without their prefix.
-LIBRARIES := chassis checker contracts derive faults launcher ops-client testing
+LIBRARIES := chassis checker contracts derive faults host launcher messaging ops-client testing
 
 .PHONY: help all-targets demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: relay connectors end-transactions alerts crash-points crash-programs monitoring
@@ -265,7 +265,7 @@ build: tools ## Compile the services and the programs of the stack, in the profi
 # The services with crash points, in a directory beside the ordinary programs. Both share the compiled
 # dependencies, so only our own crates are compiled twice.
 crash-programs: tools #- Compile the services with crash points, for the tests that kill them there
-	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features holdfast-chassis/crash-points \
+	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features holdfast-messaging/crash-points \
 	  --target-dir $(CARGO_TARGET)/crash-points $(addprefix --bin ,$(SAGA_SERVICES)) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2
 

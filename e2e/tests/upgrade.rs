@@ -28,7 +28,7 @@ pub fn add_newer_migrations(scratch: &Worktree) -> Result<()> {
 
 /// The newer chassis writes the new column: a replacement of text in a file.
 pub const NEWER_INBOX: (&str, &str, &str) = (
-    "shared/chassis/src/inbox.rs",
+    "shared/messaging/src/inbox.rs",
     "attempts, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, \",",
     "attempts, handled_by, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, 'the newer version', \",",
 );
@@ -36,7 +36,7 @@ pub const NEWER_INBOX: (&str, &str, &str) = (
 /// The migration of the newer chassis alone.
 pub fn add_newer_chassis_migration(scratch: &Worktree) -> Result<()> {
     let migration = "alter table chassis.inbox add column handled_by text not null default '';\n";
-    scratch.add_file("shared/chassis/migrations/9000_inbox_entries_have_a_handler.sql", migration)
+    scratch.add_file("shared/messaging/migrations/9000_inbox_entries_have_a_handler.sql", migration)
 }
 
 /// Runs the newer migrations of every service, while the older version serves.

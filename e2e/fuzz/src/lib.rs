@@ -9,15 +9,16 @@ mod token_gate;
 
 pub use token_gate::TokenGate;
 
-use chassis::{Commands, Heartbeats, UnitOfWork, commands};
+use chassis::http::commands::command_channel;
+use chassis::{Commands, Heartbeats, UnitOfWork, openapi};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use axum::Router;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
+use utoipa_axum::router::OpenApiRouter;
 
 /// A server that does not close the connection within this time is stuck: a complete request gets
 /// its response at once, and the client ends an incomplete one.
@@ -31,16 +32,16 @@ pub struct Server {
 
 impl Server {
     /// Serves the router with an unreachable database and without an executor of commands.
-    pub fn new<R: UnitOfWork>(router: impl FnOnce(PgPool, Commands<R>) -> Router) -> Server {
+    pub fn new<R: UnitOfWork>(router: impl FnOnce(PgPool, Commands<R>) -> OpenApiRouter) -> Server {
         let runtime = Runtime::new().expect("a runtime");
         let within = runtime.enter();
         let nowhere = "postgres://none@127.0.0.1:1/none";
         let options = PgPoolOptions::new().acquire_timeout(Duration::from_millis(1));
         let db = options.connect_lazy(nowhere).expect("the URL can be read");
         let heartbeat = Heartbeats::default().register("command executor", Duration::from_secs(60));
-        let (commands, executor) = commands::command_channel("fuzz", db.clone(), Default::default(), heartbeat);
+        let (commands, executor) = command_channel("fuzz", db.clone(), Default::default(), heartbeat);
         drop(executor);
-        let router = router(db, commands);
+        let router = openapi::serve("fuzz", router(db, commands));
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("it is bound");

@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection};
 use crate::stack_description::SERVICES;
 
 /// The connector that carries the outbox of a service. The name of the service stands where it says `<service>`.
-const OUTBOX: &str = include_str!("../../../shared/chassis/connectors/outbox.json");
+const OUTBOX: &str = include_str!("../../../shared/messaging/connectors/outbox.json");
 
 /// How long the connectors may take to send what they captured, and to leave their slots.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);

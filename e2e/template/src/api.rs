@@ -1,8 +1,8 @@
 //! The API of the shop service.
 
 use axum::extract::State;
-use axum::{Json, Router};
-use chassis::{Path, Problem, Record, openapi};
+use axum::Json;
+use chassis::{Path, Problem, Record};
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::purchases::ConfirmedPurchase;
 
-/// Serves the API.
-pub fn router(db: PgPool) -> Router {
-    openapi::serve("shop", routes()).with_state(db)
+/// The API.
+pub fn router(db: PgPool) -> OpenApiRouter {
+    routes().with_state(db)
 }
 
 /// The routes of the API, each with its description.

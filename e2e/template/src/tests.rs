@@ -59,7 +59,7 @@ fn lines_that_add_up_to_something_else_are_unprocessable() {
 #[tokio::test]
 async fn a_confirmed_purchase_is_stored_once_readable_and_balanced() {
     let fixture = TestService::<Purchases>::new("shop", sqlx::migrate!()).await;
-    let client = TestClient(api::router(fixture.db.clone()));
+    let client = TestClient::of_api(api::router(fixture.db.clone()));
     let (event_id, purchase) = (Uuid::now_v7(), confirmed(PURCHASE, 700));
     for event_id in [event_id, event_id, Uuid::now_v7()] {
         fixture.deliver(&[(event_id, &purchase)], saga::record_confirmed).await.unwrap();

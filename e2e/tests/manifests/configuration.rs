@@ -115,7 +115,7 @@ fn every_variable_that_a_program_needs_is_set_and_none_that_it_does_not_know() {
 #[test]
 fn a_service_that_is_deployed_has_the_ports_probes_and_time_of_the_code_and_all_that_it_needs() {
     let demo = file("k8s/overlays/demo/kustomization.yaml").remove(0);
-    let routes = read("shared/chassis/src/http/health.rs");
+    let routes = read("shared/host/src/http/health.rs");
     let mut found = Violations::default();
     for path in ["/livez", "/readyz"] {
         found.check(path, "is served", routes.contains(&format!(".route(\"{path}\"")));

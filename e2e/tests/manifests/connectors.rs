@@ -77,7 +77,7 @@ fn connectors_of_production_are_those_of_the_files() {
         let settings = serde_json::from_value(outbox_settings(service)).unwrap();
         resource(&outbox_name(service), outbox(service, settings).unwrap())
     });
-    compare("cdc", "shared/chassis/connectors/outbox.json", outboxes.collect());
+    compare("cdc", "shared/messaging/connectors/outbox.json", outboxes.collect());
     let sinks = reporting::CONNECTORS.map(|(name, file)| {
         let settings = merged(&serde_json::from_str(file).unwrap(), &sink_settings());
         assert!(!settings.to_string().contains("${env:"), "{name}: {settings}");

@@ -26,7 +26,10 @@ pub fn metrics_of_services() -> BTreeSet<String> {
     let parts = ["", "_bucket", "_sum", "_count"];
     let kinds =
         [("counter!(\"", &parts[..1]), ("gauge!(\"", &parts[..1]), ("histogram!(\"", &parts[..])];
-    for file in ["shared/chassis/src", "services"].iter().flat_map(|it| files(it, &[".rs"])) {
+    for file in ["shared/messaging/src", "shared/host/src", "services"]
+        .iter()
+        .flat_map(|it| files(it, &[".rs"]))
+    {
         let text = read(&file);
         for (kind, parts) in kinds {
             let names = text.split(kind).skip(1).filter_map(|rest| rest.split('"').next());

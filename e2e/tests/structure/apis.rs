@@ -8,7 +8,7 @@ use super::{read, services};
 
 /// The descriptions of the admin port: what each service has, and what order adds.
 const ADMIN_DESCRIPTIONS: [&str; 2] =
-    ["shared/chassis/admin-openapi.json", "services/order/admin-openapi.json"];
+    ["shared/host/admin-openapi.json", "services/order/admin-openapi.json"];
 
 fn description(path: &str) -> Value {
     serde_json::from_str(&read(path)).unwrap()

@@ -8,8 +8,10 @@ use serde_json::Value;
 use super::{deployables, read, root, services};
 
 /// Every crate that is no service, with its folder.
-pub const CRATES: [(&str, &str); 13] = [
+pub const CRATES: [(&str, &str); 15] = [
     ("holdfast-derive", "shared/derive"),
+    ("holdfast-messaging", "shared/messaging"),
+    ("holdfast-host", "shared/host"),
     ("holdfast-chassis", "shared/chassis"),
     ("holdfast-contracts", "shared/contracts"),
     ("holdfast-testing", "shared/testing"),
@@ -58,8 +60,10 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
     for (name, depends) in [
         ("holdfast-derive", &[][..]),
-        ("holdfast-chassis", &["holdfast-derive"]),
-        ("holdfast-testing", &["holdfast-chassis"]),
+        ("holdfast-messaging", &["holdfast-derive (dev)"]),
+        ("holdfast-host", &["holdfast-messaging", "holdfast-derive (dev)"]),
+        ("holdfast-chassis", &["holdfast-derive", "holdfast-host", "holdfast-messaging"]),
+        ("holdfast-testing", &["holdfast-chassis", "holdfast-host", "holdfast-messaging"]),
         ("holdfast-contracts", &["holdfast-chassis"]),
         ("holdfast-checker", &["holdfast-chassis"]),
         ("holdfast-launcher", &[]),
@@ -98,6 +102,19 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     }
 }
 
+/// It returns refusals, which its host answers, and takes settings, which its host reads.
+#[test]
+fn messaging_knows_neither_http_nor_the_command_line() {
+    let manifest = read("shared/messaging/Cargo.toml");
+    let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let named: Vec<&str> =
+        dependencies.lines().map_while(|line| line.split_once('.')).map(|it| it.0).collect();
+    assert!(named.contains(&"rdkafka") && named.contains(&"sqlx"), "{named:?}");
+    for of_the_host in ["axum", "clap", "hyper", "tower", "tracing-subscriber"] {
+        assert!(!named.contains(&of_the_host), "{of_the_host}");
+    }
+}
+
 #[test]
 fn every_library_can_be_released() {
     let makefile = read("Makefile");
@@ -131,8 +148,8 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
     for file in members.chain(others) {
         let uses = read(&file).matches("crash-points").count();
-        assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
+        assert_eq!(uses, usize::from(file == "shared/messaging/Cargo.toml"), "{file}");
     }
-    assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
-    assert_eq!(read("Makefile").matches("--features holdfast-chassis/crash-points").count(), 1);
+    assert!(!read("shared/messaging/Cargo.toml").contains("default ="));
+    assert_eq!(read("Makefile").matches("--features holdfast-messaging/crash-points").count(), 1);
 }

@@ -3,26 +3,29 @@
 use e2e::stack_description::checkout;
 
 use super::imports::{Imports, folder_of};
+use super::{Source, sources};
 
-/// The chassis from the bottom up: a folder may import folders of its own line and of the lines
+/// The messaging of the chassis from the bottom up: a folder may import folders of its own line and of the lines
 /// above it here.
-const CHASSIS: [&[&str]; 8] = [
-    &["crash_point", "config", "telemetry", "flow"],
-    &["event", "db", "kafka", "http"],
+const MESSAGING: [&[&str]; 6] = [
+    &["crash_point", "integer", "telemetry", "flow"],
+    &["event", "db", "kafka"],
     &["unit_of_work"],
     &["outbox", "dead_letter", "inbox"],
     &["transaction"],
     &["commands", "consumer"],
-    &["admin"],
-    &["service"],
 ];
 
-/// The parts that a fork may delete, each with its files.
-const DELETABLE: [&[&str]; 4] = [
-    &["kafka/compacted_topic"],
-    &["http/openapi", "http/openapi_responses"],
-    &["http/change_feed", "http/sse", "http/caller_shares"],
-    &["admin/republish", "admin/republish_source", "admin/published_events"],
+/// The layers of its host, in the same way. Each may import messaging.
+const HOST: [&[&str]; 4] = [&["config", "telemetry"], &["db", "http"], &["admin"], &["service"]];
+
+/// The parts that a fork may delete, each with its crate and its files.
+const DELETABLE: [(&str, &[&str]); 5] = [
+    ("messaging", &["kafka/compacted_topic"]),
+    ("messaging", &["outbox/republish_source"]),
+    ("host", &["http/openapi", "http/openapi_responses"]),
+    ("host", &["http/change_feed", "http/sse", "http/caller_shares"]),
+    ("host", &["admin/republish", "admin/published_events"]),
 ];
 
 /// The layers of the e2e crate, in the same way.
@@ -51,11 +54,13 @@ const LAUNCHER: [&[&str]; 10] = [
     &["program", "run_with_infrastructure"],
 ];
 
-/// `testing` and the root may import everything.
-const CHASSIS_FREE: [&str; 2] = ["", "testing"];
+fn messaging() -> Imports {
+    Imports::read("shared/messaging/src", &[""])
+}
 
-fn chassis() -> Imports {
-    Imports::read("shared/chassis/src", &CHASSIS_FREE)
+/// `testing` and the root may import everything.
+fn host() -> Imports {
+    Imports::read("shared/host/src", &["", "testing"])
 }
 
 fn e2e() -> Imports {
@@ -73,6 +78,7 @@ fn other_crates() -> impl Iterator<Item = Imports> {
         "services/order/src",
         "services/payment/src",
         "services/stock/src",
+        "shared/chassis/src",
         "shared/contracts/src",
         "shared/declaration/src",
         "shared/derive/src",
@@ -99,13 +105,14 @@ fn upward_imports(imports: &Imports, layers: &[&[&str]]) -> Vec<String> {
 
 #[test]
 fn the_chassis_imports_downwards_only() {
-    let found = upward_imports(&chassis(), &CHASSIS);
+    let mut found = upward_imports(&messaging(), &MESSAGING);
+    found.extend(upward_imports(&host(), &HOST));
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
 fn events_lie_below_kafka() {
-    let imports = chassis();
+    let imports = messaging();
     let upward =
         imports.pairs().filter(|(from, to)| (folder_of(from), folder_of(to)) == ("event", "kafka"));
     assert_eq!(upward.collect::<Vec<_>>(), []);
@@ -125,7 +132,7 @@ fn the_launcher_imports_downwards_only() {
 
 #[test]
 fn no_two_parts_of_a_crate_import_each_other() {
-    for imports in other_crates().chain([chassis(), e2e(), launcher()]) {
+    for imports in other_crates().chain([messaging(), host(), e2e(), launcher()]) {
         let (files, by_folder) = (imports.circles(), imports.by_folder());
         let folders = by_folder.circles();
         assert!(files.is_empty() && folders.is_empty(), "{files:#?} {folders:#?}");
@@ -134,14 +141,29 @@ fn no_two_parts_of_a_crate_import_each_other() {
 
 #[test]
 fn what_a_fork_may_delete_is_imported_by_the_service_alone() {
-    let imports = chassis();
-    for part in DELETABLE {
+    for (of, part) in DELETABLE {
         for module in part {
-            let file = checkout().join(format!("shared/chassis/src/{module}.rs"));
+            let file = checkout().join(format!("shared/{of}/src/{module}.rs"));
             assert!(file.exists(), "{} does not exist", file.display());
         }
+        let imports = if of == "host" { host() } else { messaging() };
         let used = imports.pairs().filter(|(from, to)| part.contains(to) && !part.contains(from));
         let others: Vec<_> = used.filter(|(from, _)| *from != "service").collect();
         assert!(others.is_empty(), "{others:#?}");
+    }
+}
+
+/// What republishes and the service name these parts of messaging, and no other file of the host does.
+#[test]
+fn what_a_fork_may_delete_of_messaging_is_imported_by_few_files_of_the_host() {
+    let deletable = [
+        ("kafka::compacted_topic", &["service/mod.rs"][..]),
+        ("outbox::republish_source", &["admin/republish.rs", "admin/published_events.rs"]),
+    ];
+    for (part, users) in deletable {
+        for Source { path, code } in sources("shared/host/src") {
+            let is_user = users.iter().any(|user| path.ends_with(user));
+            assert!(is_user || !code.contains(part), "{path} imports {part}");
+        }
     }
 }

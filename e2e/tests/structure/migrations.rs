@@ -6,7 +6,7 @@ use super::{files, read};
 #[test]
 fn only_the_chassis_creates_its_tables() {
     let sql = |folder: &str| files(folder, &[".sql"]).into_iter().map(|file| (read(&file), file));
-    let of_chassis = sql("shared/chassis/migrations").map(|(text, _)| text).collect::<String>();
+    let of_chassis = sql("shared/messaging/migrations").map(|(text, _)| text).collect::<String>();
     let tables: Vec<&str> = of_chassis.split("create table chassis.").skip(1).collect();
     let tables = tables.iter().map(|rest| rest.split_whitespace().next().unwrap());
     let tables = Vec::from_iter(tables);

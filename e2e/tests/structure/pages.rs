@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{files, read, root, sources};
+use super::{CHASSIS, files, read, root, sources};
 
 /// Every page, from the root of the checkout.
 pub(super) fn pages() -> Vec<String> {
@@ -125,11 +125,9 @@ fn every_file_that_a_page_names_exists() {
 #[test]
 fn the_map_names_every_folder_of_the_chassis() {
     let map = read("docs/architecture.md");
-    let folders: BTreeSet<String> = sources("shared/chassis/src")
-        .iter()
-        .filter_map(|source| source.path.strip_prefix("shared/chassis/src/")?.split_once('/'))
-        .map(|(folder, _)| folder.to_string())
-        .collect();
+    let folder = |path: &str| Some(path.split_once("/src/")?.1.split_once('/')?.0.to_string());
+    let sources = CHASSIS.into_iter().flat_map(sources);
+    let folders: BTreeSet<String> = sources.filter_map(|it| folder(&it.path)).collect();
     let missing: Vec<_> = folders.iter().filter(|it| !map.contains(&format!("`{it}"))).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use axum::Json as JsonResponse;
 use axum::extract::State;
-use chassis::{CompactedTopic, HandlerContext, Payload, Problem, SnapshotReader, db};
+use chassis::{CompactedTopic, HandlerContext, Problem, SnapshotReader, db};
 use events::stock::{SKU_CHARS_MAX, StockItem, is_text};
 use serde::Serialize;
 use sqlx::types::Json;
@@ -148,11 +148,10 @@ async fn read_topic(
         let mut last = HashMap::new();
         for record in records {
             // The handler of the consumer decides what an item is.
-            let is_item = matches!(&record.payload, Payload::Event(item)
-                                   if saga::item_changed(item, &mut page, context).is_ok());
-            let is_tombstone = matches!(record.payload, Payload::Tombstone);
+            let handled = |item| saga::item_changed(&item, &mut page, context).is_ok();
+            let is_item = record.event.is_some_and(handled);
             undecodable += i64::from(!is_item);
-            last.insert((record.key, record.partition), !is_item && !is_tombstone);
+            last.insert((record.key, record.partition), !is_item && !record.is_tombstone);
         }
         let items: Vec<&Item> = page.items().collect();
         sqlx::query(STAGE_ITEMS).bind(Json(items)).execute(&mut *tx).await?;

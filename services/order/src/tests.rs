@@ -203,7 +203,7 @@ async fn fixture() -> (TestService<Orders>, TestClient) {
     let fixture = TestService::new("order", sqlx::migrate!()).await;
     let watch = fixture.change_feed(&CancellationToken::new());
     let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, Vec::new());
-    (fixture, TestClient(api))
+    (fixture, TestClient::of_api(api))
 }
 
 /// With the two items of [`order`] published.

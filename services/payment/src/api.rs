@@ -1,10 +1,9 @@
 //! The API of the payment service.
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Json, Router};
 use chassis::{
     Caller, Commands, Idempotent, Path, Problem, Record, Reply, deserialize_integer, label_request,
-    openapi,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -23,9 +22,9 @@ pub struct Api {
     currency: String,
 }
 
-/// Serves the API.
-pub fn router(db: PgPool, commands: Commands<Ledger>, currency: String) -> Router {
-    openapi::serve("payment", routes()).with_state(Api { db, commands, currency })
+/// The API.
+pub fn router(db: PgPool, commands: Commands<Ledger>, currency: String) -> OpenApiRouter {
+    routes().with_state(Api { db, commands, currency })
 }
 
 /// The routes of the API, each with its description.

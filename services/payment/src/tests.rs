@@ -48,7 +48,7 @@ fn cancelled(order_id: Uuid) -> OrderCancelled {
 async fn fixture() -> (TestService<Ledger>, TestClient) {
     let fixture = TestService::new("payment", sqlx::migrate!()).await;
     let api = api::router(fixture.db.clone(), fixture.commands.clone(), "EUR".into());
-    (fixture, TestClient(api))
+    (fixture, TestClient::of_api(api))
 }
 
 async fn books(fixture: &TestService<Ledger>) -> Value {

@@ -1,10 +1,10 @@
 //! The API of the stock service.
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Json, Router};
 use chassis::{
     Commands, GeneratedKey, Idempotent, PageLimit, Path, Problem, Query, Record, Reply,
-    deserialize_integer, label_request, openapi,
+    deserialize_integer, label_request,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
 use serde::{Deserialize, Serialize};
@@ -28,9 +28,9 @@ pub struct Api {
     currency: String,
 }
 
-/// Serves the API.
-pub fn router(db: PgPool, commands: Commands<Warehouse>, currency: String) -> Router {
-    openapi::serve("stock", routes()).with_state(Api { db, commands, currency })
+/// The API.
+pub fn router(db: PgPool, commands: Commands<Warehouse>, currency: String) -> OpenApiRouter {
+    routes().with_state(Api { db, commands, currency })
 }
 
 /// The routes of the API, each with its description.

@@ -49,7 +49,7 @@ fn cancelled(order_id: Uuid) -> OrderCancelled {
 async fn fixture() -> (TestService<Warehouse>, TestClient) {
     let fixture = TestService::new("stock", sqlx::migrate!()).await;
     let api = api::router(fixture.db.clone(), fixture.commands.clone(), "EUR".into());
-    (fixture, TestClient(api))
+    (fixture, TestClient::of_api(api))
 }
 
 async fn books(fixture: &TestService<Warehouse>) -> Value {

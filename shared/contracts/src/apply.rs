@@ -9,7 +9,6 @@ use anyhow::{Context, bail, ensure};
 use chassis::config::env::{self, BadConfiguration, parse_switch};
 use chassis::config::{KafkaConfig, SchemaRegistryConfig, SecurityConfig};
 use chassis::event::Topic;
-use chassis::kafka;
 use clap::ArgAction;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigResource, ConfigSource, NewTopic,
@@ -76,9 +75,9 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
         .into());
     }
     contracts.grants_of_features(&settings.features)?;
-    kafka::validate(&settings.kafka)?;
+    settings.kafka.validate()?;
     let admin: AdminClient<DefaultClientContext> =
-        kafka::client_config("contracts", &settings.kafka).create()?;
+        settings.kafka.client_config("contracts").create()?;
     let there = existing_topics(&admin).await?;
     if !there.iter().any(|(name, _)| name == cluster_owner::TOPIC) {
         let (topic, settings_of) = (cluster_owner::TOPIC, cluster_owner::TOPIC_CONFIG);

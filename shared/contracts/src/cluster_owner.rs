@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use chassis::config::KafkaConfig;
 use chassis::config::env::BadConfiguration;
-use chassis::kafka;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -73,7 +72,8 @@ pub async fn claim(config: &KafkaConfig, stack: &str) -> Result<()> {
 }
 
 async fn write_owner(config: &KafkaConfig, stack: &str) -> Result<()> {
-    let producer: FutureProducer = kafka::client_config("contracts", config)
+    let producer: FutureProducer = config
+        .client_config("contracts")
         .set("acks", "all")
         .set("message.timeout.ms", CLAIM_TIMEOUT.as_millis().to_string())
         .set("allow.auto.create.topics", "false")
@@ -86,7 +86,8 @@ async fn write_owner(config: &KafkaConfig, stack: &str) -> Result<()> {
 /// The content of the first record, if there is one.
 fn read_owner(config: &KafkaConfig) -> Result<Option<String>> {
     tokio::task::block_in_place(|| {
-        let consumer: BaseConsumer = kafka::client_config("contracts", config)
+        let consumer: BaseConsumer = config
+            .client_config("contracts")
             // librdkafka needs a group id; the group is never joined, and no offset is committed.
             .set("group.id", "contracts")
             .set("enable.auto.commit", "false")

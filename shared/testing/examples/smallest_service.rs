@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Json, Router};
 use chassis::{
     Event, HandlerContext, HandlerResult, Handlers, Loader, Loads, Path, Problem, Record, Service,
-    Table, UnitOfWork, WriteBatch, openapi,
+    Table, UnitOfWork, WriteBatch,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -79,8 +79,8 @@ async fn show_door(
     door.map(Json).ok_or_else(|| Problem::not_found("this door was never opened"))
 }
 
-fn api(db: PgPool) -> Router {
-    openapi::serve("visit", OpenApiRouter::new().routes(routes!(show_door))).with_state(db)
+fn api(db: PgPool) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(show_door)).with_state(db)
 }
 
 fn migrator() -> Migrator {
@@ -111,6 +111,6 @@ async fn each_visitor_counts_once() {
     for event_id in [first, second, first] {
         visit.deliver(&[(event_id, &event)], count_visitor).await.unwrap();
     }
-    let shown = testing::TestClient(api(visit.db.clone())).get("/doors/north").await;
+    let shown = testing::TestClient::of_api(api(visit.db.clone())).get("/doors/north").await;
     assert_eq!((shown.status, &shown.body["visitors"]), (200, &2.into()));
 }

@@ -4,9 +4,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use axum::response::Response;
-use chassis::testing;
+use chassis::{openapi, testing};
 use serde_json::Value;
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
 
 /// A response as a client gets it.
 #[derive(Debug)]
@@ -24,6 +25,11 @@ pub struct TestResponse {
 pub struct TestClient(pub Router);
 
 impl TestClient {
+    /// A client of the API of a service.
+    pub fn of_api(api: OpenApiRouter) -> TestClient {
+        TestClient(openapi::serve("test", api))
+    }
+
     /// The same router, as a service that knows its callers serves it to this one. `scopes` are those of the caller's
     /// token.
     pub fn with_caller(&self, subject: &str, scopes: &[&str]) -> TestClient {

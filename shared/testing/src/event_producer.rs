@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chassis::event::avro::frame;
-use chassis::testing::record_headers;
+use chassis::event::Outgoing;
+use chassis::event::avro::{dataschema, frame};
 use chassis::{Event, Topic};
-use rdkafka::ClientConfig;
+use chrono::Utc;
+use messaging::outbox::query::{self, OutboxRow};
+use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Timestamp};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_subject};
 use schema_registry_converter::schema_registry_common::SubjectNameStrategy;
 use tokio::sync::Mutex;
@@ -78,4 +81,30 @@ impl EventProducer {
         known.insert(topic.name, schema.id);
         Ok(schema.id)
     }
+}
+
+/// The id of the schema in a record that was not in Kafka.
+pub(crate) const SCHEMA_ID: u32 = 1;
+
+/// The headers of an event that another service published now, as its relay makes them.
+fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
+    // A trace of its own.
+    let trace = Uuid::now_v7().simple().to_string();
+    let row = OutboxRow {
+        event_id,
+        topic: topic.name.to_owned(),
+        traceparent: Some(format!("00-{trace}-{}-01", &trace[16..])),
+        occurred_at: Utc::now(),
+        ..OutboxRow::default()
+    };
+    let dataschema = dataschema(topic.schema).expect("the schema is valid");
+    query::record_headers(&format!("/{}", topic.publisher), &row, &dataschema)
+}
+
+/// An event as Kafka would deliver it.
+pub(crate) fn kafka_record<E: Event>(id: Uuid, event: &E) -> OwnedMessage {
+    let Outgoing { topic, key, body, .. } = Outgoing::from_event(event);
+    let headers = record_headers(topic, id);
+    let (payload, key) = (Some(frame(SCHEMA_ID, &body)), Some(key.into_bytes()));
+    OwnedMessage::new(payload, key, topic.name.into(), Timestamp::NotAvailable, 0, 0, Some(headers))
 }

@@ -9,8 +9,8 @@ mod statements;
 mod test_service;
 
 pub use access::{ForOthers, RouteRequest, assert_access};
-pub use chassis::testing::write_batch;
 pub use client::{TestClient, TestResponse};
 pub use event_producer::EventProducer;
 pub use openapi::{compare_admin_openapi, compare_openapi};
+pub use statements::write_batch;
 pub use test_service::{OutboxRecord, TestService};

@@ -2,13 +2,18 @@
 
 use std::fmt::Debug;
 
-use chassis::{Loader, UnitOfWork};
+use chassis::{Loader, UnitOfWork, WriteBatch};
 use sqlx::{Connection, PgConnection};
 
-use crate::{TestService, write_batch};
+use crate::TestService;
 
 /// A statement of the session, if it is kept prepared.
 const PREPARED: &str = "select statement from pg_prepared_statements order by prepare_time";
+
+/// A write batch on a test's own transaction.
+pub fn write_batch(tx: &mut PgConnection) -> WriteBatch<'_> {
+    WriteBatch::new(tx)
+}
 
 impl<R: UnitOfWork> TestService<R> {
     /// Loads the rows of `keys`, lets `change` change them and add to them, and saves them: what is loaded

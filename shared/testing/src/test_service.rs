@@ -2,23 +2,40 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use chassis::admin::republish;
+use chassis::event::avro::Codec;
 use chassis::event::{Event, HandlerContext, HandlerResult, Outcome, Unprocessable};
-use chassis::testing::LocalService;
-use chassis::{ChangeFeed, Commands, FeedEntry, Loads, RepublishSource, UnitOfWork, books};
+use chassis::http::commands::command_channel;
+use chassis::{
+    ChangeFeed, Commands, FeedEntry, Handlers, Heartbeats, Loads, RepublishSource, UnitOfWork,
+    books, db, testing,
+};
 use chrono::{DateTime, Utc};
+use host::db::{migrate, pool};
+use messaging::dead_letter::ReasonKind;
+use messaging::flow::wakeups::Wakeups;
+use messaging::kafka::writer_schemas::WriterSchemas;
+use messaging::transaction::events::apply_events;
+use messaging::transaction::failure::Failure;
+use messaging::transaction::incoming_record::IncomingRecord;
 use serde_json::Value;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, PgPool};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::event_producer::{SCHEMA_ID, kafka_record};
 use crate::{TestClient, TestResponse};
 
 /// A service's database and the executors of its commands, without its loops to Kafka. The executors end when it is
 /// dropped.
 pub struct TestService<R: UnitOfWork> {
-    local: LocalService<R>,
+    service: &'static str,
+    wakeups: Arc<Wakeups>,
+    _stop: DropGuard,
     /// The pool of the serving role, which may change rows and no tables, and no row of an append-only table.
     pub db: PgPool,
     /// The pool of the role that owns the tables, for rows that the service itself cannot write.
@@ -34,19 +51,29 @@ impl<R: UnitOfWork> TestService<R> {
     /// # Panics
     /// If there is no such cluster, or a migration fails.
     pub async fn new(service: &'static str, migrator: Migrator) -> TestService<R> {
-        let local = LocalService::start(service, migrator).await;
-        let (db, owner, commands) = (local.db.clone(), local.owner.clone(), local.commands.clone());
-        TestService { local, db, owner, commands }
+        let (owner, server) = testing::fresh_database().await;
+        let mut config = testing::config(owner.clone(), server);
+        migrate::migrate(service, &config, migrator).await.expect("the migrations run");
+        let db = pool::connect(service, &config).expect("the URL can be read");
+        config.database_url = owner;
+        let owner = pool::connect(service, &config).expect("the URL can be read");
+        let heartbeat = Heartbeats::default().register("command executor", Duration::from_secs(60));
+        let wakeups = Arc::<Wakeups>::default();
+        let (commands, executor) = command_channel(service, db.clone(), wakeups.clone(), heartbeat);
+        let stop = CancellationToken::new();
+        tokio::spawn(executor.run(stop.clone()));
+        TestService { service, wakeups, _stop: stop.drop_guard(), db, owner, commands }
     }
 
     /// The change feed of this replica. It ends with `stop`.
     pub fn change_feed<E: FeedEntry>(&self, stop: &CancellationToken) -> ChangeFeed<E> {
-        self.local.change_feed(stop)
+        ChangeFeed::new(self.db.clone(), self.wakeups.clone(), stop.clone())
     }
 
     /// The change feed of another replica, on a pool of its own: commits of this replica do not wake it.
     pub fn remote_change_feed<E: FeedEntry>(&self, stop: &CancellationToken) -> ChangeFeed<E> {
-        self.local.remote_change_feed(stop)
+        let db = self.db.options().clone().connect_lazy_with((*self.db.connect_options()).clone());
+        ChangeFeed::new(db, Arc::default(), stop.clone())
     }
 
     /// Delivers events of one type, each with its id, in one transaction, on the path of records from Kafka. Returns
@@ -71,8 +98,44 @@ impl<R: UnitOfWork> TestService<R> {
     {
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let before = self.event_ids_caused_by(&ids).await.len();
-        self.local.apply(events, handler).await?;
+        self.apply(events, handler).await?;
         Ok(self.event_ids_caused_by(&ids).await.split_off(before))
+    }
+
+    async fn apply<E: Event, O: Outcome + 'static>(
+        &self,
+        events: &[(Uuid, &E)],
+        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Result<(), Unprocessable>
+    where
+        R: Loads<E>,
+    {
+        let routes = Handlers::new().on(handler).into_router(self.service);
+        let written = Codec::new(E::topic().schema).expect("the schema is valid");
+        let schemas = WriterSchemas::single(SCHEMA_ID, written);
+        let records = events.iter().map(|(id, event)| kafka_record(*id, *event));
+        let items: Vec<_> = records.map(|record| routes.parse(record, &schemas)).collect();
+        let unreadable = items.iter().find_map(IncomingRecord::as_dead_letter);
+        assert!(unreadable.is_none(), "an event can't be read");
+        let mut tx = db::begin(&self.db).await.expect("a transaction");
+        let now = db::now(&mut tx).await.expect("the time");
+        match apply_events(&mut tx, &items, now, true, 1).await {
+            Ok(effect) => {
+                tx.commit().await.expect("the commit");
+                effect.after_commit(&self.wakeups);
+                Ok(())
+            }
+            Err(Failure::Undecidable(_, reason)) if reason.kind == ReasonKind::Unprocessable => {
+                Err(Unprocessable(reason.detail))
+            }
+            Err(failure) => panic!("the events were not applied: {failure}"),
+        }
+    }
+
+    /// The operators' route that publishes the events of these rows again.
+    fn republish(&self, sources: Vec<RepublishSource>) -> TestClient {
+        let router = republish::router(self.db.clone(), Arc::default(), sources);
+        TestClient(router.into())
     }
 
     /// The ids of the events in the outbox that these events caused.
@@ -124,7 +187,7 @@ impl<R: UnitOfWork> TestService<R> {
         let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
         let topics = HashSet::<&str>::from_iter(topics);
         let before = self.outbox_records().await.len();
-        let admin = TestClient(self.local.republish(sources));
+        let admin = self.republish(sources);
         let response = admin.post("/republish", None, request).await;
         let added = self.outbox_records().await.split_off(before);
         let is_covered = |record: &OutboxRecord| topics.contains(&*record.topic);
@@ -138,7 +201,7 @@ impl<R: UnitOfWork> TestService<R> {
         sources: impl IntoIterator<Item = RepublishSource>,
         key: &str,
     ) -> TestResponse {
-        let admin = TestClient(self.local.republish(Vec::from_iter(sources)));
+        let admin = self.republish(Vec::from_iter(sources));
         admin.get(&format!("/published-events?key={key}")).await
     }
 

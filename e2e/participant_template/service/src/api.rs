@@ -1,8 +1,8 @@
 //! The API of the fraud service.
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Json, Router};
-use chassis::{Path, Problem, Record, label_request, openapi};
+use chassis::{Path, Problem, Record, label_request};
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::response::Response;
 
-/// Serves the API.
-pub fn router(db: PgPool) -> Router {
-    openapi::serve("fraud", routes()).with_state(db)
+/// The API.
+pub fn router(db: PgPool) -> OpenApiRouter {
+    routes().with_state(db)
 }
 
 /// The routes of the API, each with its description.

@@ -40,7 +40,7 @@ fn cancelled(order_id: Uuid) -> OrderCancelled {
 async fn fixture() -> (TestService<Responses>, TestClient) {
     let fixture = TestService::new("fraud", sqlx::migrate!()).await;
     let api = api::router(fixture.db.clone());
-    (fixture, TestClient(api))
+    (fixture, TestClient::of_api(api))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The names of the crash points. `shared/chassis/src/crash_point.rs` defines what one is, and a
+//! The names of the crash points. `shared/messaging/src/crash_point.rs` defines what one is, and a
 //! test compares these lists with the code of the chassis.
 
 use std::collections::BTreeSet;

@@ -2,13 +2,12 @@
 
 mod history;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
 use chassis::{
     Caller, ChangeFeed, Commands, EmptyBody, FeedEntry, Idempotent, LastEventId, OptionalKey,
     PageLimit, Path, PreferWait, Problem, Query, Record, Reply, ServerSentEvent, label_request,
-    openapi,
 };
 use chrono::{DateTime, Utc};
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
@@ -27,22 +26,24 @@ use crate::saga::Refusal;
 const LINES_MAX: usize = 50;
 const QUANTITY_MAX: i32 = 1_000;
 
+type Feed = ChangeFeed<HistoryEntry>;
+
 #[derive(Clone)]
 pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
-    feed: ChangeFeed<HistoryEntry>,
+    feed: Feed,
     also_asks: Vec<String>,
 }
 
-/// Serves the API.
+/// The API.
 pub fn router(
     db: PgPool,
     commands: Commands<Orders>,
-    feed: ChangeFeed<HistoryEntry>,
+    feed: Feed,
     also_asks: Vec<String>,
-) -> Router {
-    openapi::serve("order", routes()).with_state(Api { db, commands, feed, also_asks })
+) -> OpenApiRouter {
+    routes().with_state(Api { db, commands, feed, also_asks })
 }
 
 /// The routes of the API, each with its description.

@@ -142,7 +142,8 @@ async fn the_database_refuses_negative_balances() {
 async fn an_account_accepts_no_other_currency() {
     let (fixture, client) = fixture().await;
     post_deposit(&client, CUSTOMER, 5, "a").await;
-    let moved = TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), "CHF".into()));
+    let moved =
+        TestClient::of_api(api::router(fixture.db.clone(), fixture.commands.clone(), "CHF".into()));
     let path = format!("/accounts/{CUSTOMER}/deposits");
     let refused = moved.post(&path, Some("b"), json!({"amount_cents": 5})).await;
     assert_eq!(

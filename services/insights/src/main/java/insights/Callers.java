@@ -22,7 +22,7 @@ import org.jose4j.lang.JoseException;
 
 /**
  * Refuses a request without an access token (RFC 9068) of a caller who may see the sums. Each token gets the answer of
- * the other services, whose rules are in `shared/chassis/src/http/callers`.
+ * the other services, whose rules are in `shared/host/src/http/callers`.
  */
 final class Callers implements Handler {
     /** One of them is enough. */
