@@ -30,6 +30,7 @@ pub struct Fixture<const TEST: u32> {
 impl<const TEST: u32> Fixture<TEST> {
     /// Creates its database; nothing is created in Kafka or in the registry.
     pub async fn create() -> Fixture<TEST> {
+        messaging::flow::IS_TEST.store(true, std::sync::atomic::Ordering::Relaxed);
         static OPENED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
         assert!(OPENED.lock().insert(TEST), "test number {TEST} is taken");
         let service = names(TEST).service;

@@ -58,7 +58,7 @@ use axum::http::StatusCode;
 use messaging::commands::command::{Accepted, Command, Decision};
 use messaging::consumer::Consumer;
 use messaging::consumer::assignment::Assignment;
-use messaging::consumer::deferred::REJECTED_FOR_MIN;
+use messaging::consumer::deferred::rejected_for_min;
 use messaging::consumer::handlers::Handlers;
 use messaging::consumer::rebalance::GroupContext;
 use messaging::db::connection::DedicatedConnection;

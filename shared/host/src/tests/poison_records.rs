@@ -266,7 +266,7 @@ async fn if_a_database_rule_rejects_every_event_none_becomes_a_dead_letter() {
     fixture.execute_as_superuser(&REJECT_THIRTEEN.replace("new.till = 'thirteen'", "true")).await;
     let batch = fixture.to_records(&[counted("a", 1), counted("b", 1)]).await;
     let mut handling = std::pin::pin!(fixture.handle(batch));
-    let early = tokio::time::timeout(2 * REJECTED_FOR_MIN, &mut handling).await;
+    let early = tokio::time::timeout(2 * rejected_for_min(), &mut handling).await;
     assert!(early.is_err() && fixture.dead_letters().await.is_empty());
     fixture.execute_as_superuser("drop trigger refuse_thirteen on tallies").await;
     tokio::time::timeout(TEST_TIMEOUT, handling).await.expect("they have their effect now");

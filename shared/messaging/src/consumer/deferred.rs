@@ -15,6 +15,7 @@ use crate::consumer::assignment::Assignment;
 use crate::db::DbErrorClass;
 use crate::dead_letter::DeadLetterReason;
 use crate::flow::backoff::RetryBackoff;
+use crate::flow::unless_test;
 use crate::transaction::failure::Failure;
 use crate::transaction::incoming_record::IncomingRecord;
 use crate::transaction::part::{Attempts, Part};
@@ -31,8 +32,12 @@ const DEFER_BACKOFF: RetryBackoff =
 /// An event that a rule of the database refuses becomes a dead letter after at least this number of attempts
 /// over at least this time, if another event of its topic had its effect meanwhile: a rule that refuses every
 /// event is no fault of a single one.
-const REJECTED_ATTEMPTS_MIN: u32 = if cfg!(test) { 4 } else { 10 };
-pub const REJECTED_FOR_MIN: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 300 });
+fn rejected_attempts_min() -> u64 {
+    unless_test(10, 4)
+}
+pub fn rejected_for_min() -> Duration {
+    Duration::from_secs(unless_test(300, 5))
+}
 
 /// The shortest time for which an unknown schema id is requested, even for an old record.
 const UNKNOWN_SCHEMA_WAIT_MIN: Duration = Duration::from_secs(2);
@@ -86,8 +91,8 @@ impl<R: UnitOfWork> DeferredQueue<R> {
             Failure::Database(DbErrorClass::DatabaseRule, error) => {
                 let succeeded = self.last_success_at.get(item.message.topic());
                 let others_go_on = succeeded.is_some_and(|at| *at > part.attempts.started_at);
-                let tried =
-                    part.attempts.count >= REJECTED_ATTEMPTS_MIN && waited >= REJECTED_FOR_MIN;
+                let tried = u64::from(part.attempts.count) >= rejected_attempts_min()
+                    && waited >= rejected_for_min();
                 let reason = || DeadLetterReason::handler_failed(rejection_reason(error));
                 (others_go_on && tried).then(reason)
             }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use crate::event::avro::{self, Undecodable};
 use crate::flow::reload;
-use crate::kafka::schema_cache::{VALIDATION_INTERVAL, count_conflict};
+use crate::kafka::schema_cache::{count_conflict, validation_interval};
 use crate::kafka::schema_registry_error::{
     error_code, error_summary, is_not_found, report_refusal,
 };
@@ -56,7 +56,7 @@ impl RegisteredIds {
 
     /// The text of a schema whose id the caller has to validate now.
     pub fn take_due(&self, topic: &str, fingerprint: &[u8]) -> Option<Arc<str>> {
-        let is_due = |id: &CachedId| id.validated_at.elapsed() >= VALIDATION_INTERVAL;
+        let is_due = |id: &CachedId| id.validated_at.elapsed() >= validation_interval();
         if !is_due(self.0.read().get(topic)?.get(fingerprint)?) {
             return None;
         }

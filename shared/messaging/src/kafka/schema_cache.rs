@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::event::avro::Codec;
+use crate::flow::unless_test;
 
 /// How long a caller waits for answers at most; the requests continue without it. A registry answers in
 /// milliseconds, and one that hangs may not hold up the records whose schemas are known.
@@ -26,8 +27,9 @@ const UNREADABLE_TTL: Duration = Duration::from_secs(60);
 
 /// How long an answer of the registry counts before the registry is asked again, while the answer is in use: a registry
 /// that was replaced gives other ids. While it does not answer, the earlier answer counts.
-pub(super) const VALIDATION_INTERVAL: Duration =
-    Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+pub(super) fn validation_interval() -> Duration {
+    Duration::from_secs(unless_test(10, 1))
+}
 
 /// Counts the records whose id means another schema in the registry, and the answers of the registry that show it.
 pub(super) fn count_conflict() {
@@ -95,7 +97,7 @@ impl CacheEntry {
 
     fn is_due(&self) -> bool {
         let retry = match self.schema {
-            CachedSchema::Resolved(_) => VALIDATION_INTERVAL,
+            CachedSchema::Resolved(_) => validation_interval(),
             CachedSchema::Unreadable(_) => UNREADABLE_TTL,
             CachedSchema::Unregistered(_)
             | CachedSchema::Reassigned(..)

@@ -117,6 +117,9 @@ final class PublishedEvents {
         event.put("total_cents", units * price);
         event.put("currency", "EUR");
         event.put("occurred_at", at * 1000);
+        if (schema.getField("also_asks") != null) {
+            event.put("also_asks", List.of());
+        }
         return event;
     }
 
