@@ -73,6 +73,12 @@ async fn a_participant_made_from_the_template_is_formatted_and_changes_few_files
     without_fixture(async || {
         let scratch = Worktree::create("service").await?;
         let words = Words::default();
+        // Modules of the new service, of the events and of the order service.
+        for taken in ["rule", "orders", "payments"] {
+            let refused = new_service::generate(&scratch.root, taken, Some(&words));
+            let refused = refused.err().context("it was generated")?.to_string();
+            ensure!(refused.contains("already has another meaning"), "{taken}: {refused}");
+        }
         let made = new_service::generate(&scratch.root, "fraud", Some(&words))?;
         let changed = made.changed.len();
         ensure!(changed <= CHANGED_BY_A_PARTICIPANT_MAX, "it changed {changed} files");

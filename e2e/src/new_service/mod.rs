@@ -15,7 +15,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::new_service::names::{SERVICE_LIST, check_clean, check_name, read_file};
+use crate::new_service::names::{
+    ANOTHER_MEANING, SERVICE_LIST, check_clean, check_name, read_file,
+};
 use crate::new_service::participant::Words;
 use crate::new_service::template::{Change, TemplateFile, append, unknown_form};
 use crate::stack_description::checkout;
@@ -72,6 +74,11 @@ pub fn generate(root: &Path, name: &str, words: Option<&Words>) -> Result<Genera
         Some(words) => participant::files(root, name, words)?,
         None => subscriber(root, name)?,
     };
+    let own = files.iter().filter_map(|(path, text)| {
+        Some((path.strip_prefix(&format!("services/{name}/"))?.to_string(), text.clone()))
+    });
+    template::check_modules(name, &Vec::from_iter(own))?;
+    ensure!(!files.iter().any(|(path, _)| root.join(path).exists()), "`{name}` {ANOTHER_MEANING}");
     let mut services = names::services(root)?;
     let (manifests, lists) = kubernetes::files(root, &services, name, words.is_some())?;
     services.push(name.to_string());
@@ -102,7 +109,6 @@ pub fn generate(root: &Path, name: &str, words: Option<&Words>) -> Result<Genera
 fn subscriber(root: &Path, name: &str) -> Result<(Vec<TemplateFile>, Vec<Change>)> {
     let words: Vec<(&str, &str)> = WORDS.into_iter().chain([("shop", name)]).collect();
     let mut files = template::read(OWN_FILES, &words)?;
-    template::check_modules(name, &files)?;
     files.iter_mut().for_each(|(path, _)| *path = format!("services/{name}/{path}"));
     let why = "it may read the personal data of orders.confirmed";
     Ok((files, vec![(EVENTS.to_string(), with_reader(root, name)?, why)]))

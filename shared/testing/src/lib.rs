@@ -12,5 +12,4 @@ pub use access::{ForOthers, RouteRequest, assert_access};
 pub use client::{TestClient, TestResponse};
 pub use event_producer::EventProducer;
 pub use openapi::{compare_admin_openapi, compare_openapi};
-pub use statements::write_batch;
 pub use test_service::{OutboxRecord, TestService};

@@ -10,11 +10,6 @@ use crate::TestService;
 /// A statement of the session, if it is kept prepared.
 const PREPARED: &str = "select statement from pg_prepared_statements order by prepare_time";
 
-/// A write batch on a test's own transaction.
-pub fn write_batch(tx: &mut PgConnection) -> WriteBatch<'_> {
-    WriteBatch::new(tx)
-}
-
 impl<R: UnitOfWork> TestService<R> {
     /// Loads the rows of `keys`, lets `change` change them and add to them, and saves them: what is loaded
     /// afterwards has to be equal. Then compares the statements that Postgres got with `statements.sql` in the
@@ -36,7 +31,7 @@ impl<R: UnitOfWork> TestService<R> {
         let mut rows =
             R::load(&mut Loader::new(&mut tx), keys()).await.expect("the rows are loaded");
         change(&mut rows);
-        let mut writes = write_batch(&mut tx);
+        let mut writes = WriteBatch::new(&mut tx);
         rows.save(&mut writes);
         writes.execute().await.expect("the rows are saved");
         let loaded = R::load(&mut Loader::new(&mut tx), keys()).await.expect("the rows are loaded");

@@ -328,7 +328,7 @@ async fn a_version_written_concurrently_is_not_replaced_by_an_older_one() {
     let mut rows = Orders::load(&mut Loader::new(&mut slow), keys).await.unwrap();
     saga::item_changed(&older, &mut rows, context(1)).unwrap();
     deliver(&fixture, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
-    let mut writes = testing::write_batch(&mut slow);
+    let mut writes = chassis::WriteBatch::new(&mut slow);
     rows.save(&mut writes);
     writes.execute().await.unwrap();
     slow.commit().await.unwrap();
