@@ -89,7 +89,8 @@ fn check_parts(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: 
         let keeps = order.status == "cancelled" && own == accepted;
         findings.unless(!keeps, I3, "open", || format!("{id}: it is cancelled, {service} {own}"));
         let unanswered = match own {
-            WAITING => [Some(order.created_event_id), order.cancelled_event_id()],
+            // An order has no effect on a participant that it does not ask.
+            WAITING => [leg.map(|_| order.created_event_id), order.cancelled_event_id()],
             own if own == accepted => [order.cancelled_event_id(), None],
             _ => [None; 2],
         };

@@ -3,7 +3,9 @@
 use chassis::event::Topic;
 
 use crate::checker::order_cases::OrderCase;
-use crate::checker::test_cases::{RESERVED, case, checked, confirmed, has_finding, id};
+use crate::checker::test_cases::{
+    CREATED, ENDED, RESERVED, case, checked, confirmed, has_finding, id,
+};
 
 /// An order that does not ask stock.
 fn without_stock(mut case: OrderCase) -> OrderCase {
@@ -36,6 +38,17 @@ fn an_order_needs_the_answers_of_the_participants_that_it_asks_alone() {
             assert_eq!(tally.traced, tally.confirmed, "its answer is in the trace of the order");
         }
     }
+    let asked = unanswered_by_stock(case("pending", "verified", "waiting"));
+    let created = [("stock", id(CREATED))].into();
+    assert_eq!(checked(&asked).0.unanswered, created, "an inbox entry would have no effect");
+    assert_eq!(checked(&without_stock(asked)).0.unanswered, [].into(), "it rightly has none");
+    let cancelled = without_stock(unanswered_by_stock(case("cancelled", "refunded", "waiting")));
+    let undoes = [("stock", id(ENDED))].into();
+    assert_eq!(
+        checked(&cancelled).0.unanswered,
+        undoes,
+        "it answers the cancellation all the same"
+    );
     let open = case("confirmed", "waiting", "reserved");
     assert!(has_finding(&checked(&without_stock(open)).1.kinds(), "I3 open"));
     let keeps = without_stock(case("cancelled", "refunded", "reserved"));
