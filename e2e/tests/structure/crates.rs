@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{deployables, read, root, services};
 
 /// Every crate that is no service, with its folder.
-pub const CRATES: [(&str, &str); 15] = [
+pub const CRATES: [(&str, &str); 16] = [
     ("holdfast-derive", "shared/derive"),
     ("holdfast-messaging", "shared/messaging"),
     ("holdfast-host", "shared/host"),
@@ -24,6 +24,7 @@ pub const CRATES: [(&str, &str); 15] = [
     ("e2e", "e2e"),
     ("model", "e2e/model"),
     ("bench", "e2e/bench"),
+    ("parcels", "e2e/test_service"),
 ];
 
 /// What lies below `services/` and is no service of the saga: it has no database, and asks the services over HTTP.

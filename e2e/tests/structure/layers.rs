@@ -74,6 +74,7 @@ fn other_crates() -> impl Iterator<Item = Imports> {
         "e2e/checker/src",
         "e2e/faults/src",
         "e2e/model",
+        "e2e/test_service/src",
         "services/console/src",
         "services/order/src",
         "services/payment/src",
