@@ -167,8 +167,8 @@ service: build ## Generate a service of your own, NAME=shipping, that consumes c
 	@$(E2E) service "$(NAME)"
 	@$(MAKE) --no-print-directory schema
 
-participant: build #- Generate a participant of the saga, NAME=fraud: a service whose yes an order needs (YES=cleared NO=flagged UNDONE=withdrawn)
-	@$(call need,NAME)$(E2E) participant "$(NAME)" $(if $(YES),--yes "$(YES)") $(if $(NO),--no "$(NO)") $(if $(UNDONE),--undone "$(UNDONE)")
+participant: build #- Generate a participant of the saga, NAME=fraud: a service whose yes an order needs (YES=cleared NO=flagged UNDONE=withdrawn KEPT=kept)
+	@$(call need,NAME)$(E2E) participant "$(NAME)" $(if $(YES),--yes "$(YES)") $(if $(NO),--no "$(NO)") $(if $(UNDONE),--undone "$(UNDONE)") $(if $(KEPT),--kept "$(KEPT)")
 	@$(MAKE) --no-print-directory schema
 	@REWRITE_OPENAPI=1 REWRITE_STATEMENTS=1 $(E2E) with-infrastructure -- cargo test --workspace --lib --profile ci --locked --quiet -- \
 	  the_committed_openapi_document the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot

@@ -85,17 +85,17 @@ fn one_order_and_two_orders_always_end_in_agreement() {
     assert_agreement(SagaModel::<1>::without_cache(1), 177, &["never seen: out of stock"]);
     // With three participants two orders have millions of states: the next test explores them.
     if PARTICIPANTS == ASKED_BY_EVERY_ORDER {
-        assert_agreement(SagaModel::<2>::without_cache(1), 42_429, &[]);
-        assert_agreement(SagaModel::<2>::new(1, None), 42_429, &[]);
+        assert_agreement(SagaModel::<2>::without_cache(1), 21_284, &[]);
+        assert_agreement(SagaModel::<2>::new(1, None), 21_284, &[]);
     }
 }
 
 /// With a further participant two orders for one unit.
 #[test]
-#[ignore = "takes two minutes: make faults"]
+#[ignore = "takes minutes with a third participant: make faults"]
 fn three_orders_for_two_units_always_end_in_agreement() {
     match PARTICIPANTS {
-        ASKED_BY_EVERY_ORDER => assert_agreement(SagaModel::<3>::new(2, None), 7_334_329, &[]),
+        ASKED_BY_EVERY_ORDER => assert_agreement(SagaModel::<3>::new(2, None), 1_240_513, &[]),
         _ => assert_agreement(SagaModel::<2>::new(1, None), 0, &[]),
     }
 }

@@ -11,7 +11,7 @@ use crate::promises::*;
 use crate::rows::place_order;
 use crate::saga::SagaModel;
 use crate::world::EventKind::*;
-use crate::world::{OrderState, STOCK, Service, Step, World, deliveries};
+use crate::world::{OrderState, STOCK, Service, Step, World, deliveries, may_refuse_undo};
 
 impl<const N: usize> Model for SagaModel<N> {
     type State = World<N>;
@@ -40,9 +40,16 @@ impl<const N: usize> Model for SagaModel<N> {
         for (nth, placed) in world.orders.iter().enumerate() {
             actions.push((nth, Step::Cancel(Reason::Customer)));
             actions.push((nth, Step::Cancel(Reason::Deadline)));
+            let owing = (0..PARTICIPANTS).filter(|it| placed.own[*it] == Some(UndoRefused));
+            actions.extend(owing.map(|it| (nth, Step::Settle(it))));
             for (to, kind) in deliveries(placed) {
                 actions.push((nth, Step::Deliver { to, kind, willing: true }));
-                if let (Service::Participant(_), Created) = (to, kind) {
+                let may_refuse = match (to, kind) {
+                    (Service::Participant(_), Created) => true,
+                    (Service::Participant(it), Cancelled) => may_refuse_undo(it),
+                    _ => false,
+                };
+                if may_refuse {
                     actions.push((nth, Step::Deliver { to, kind, willing: false }));
                 }
                 if self.rules.mutant == Some(Mutant::OffsetBeforeCommit) {
@@ -60,11 +67,16 @@ impl<const N: usize> Model for SagaModel<N> {
         }
         let mut world = world.clone();
         (world.orders[nth], world.available) = next;
+        world.orders.sort_unstable_by_key(OrderState::key);
         Some(world)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let owed = Property::sometimes("cancelled with something owed", |_, world: &World<N>| {
+            world.orders.iter().any(|placed| placed.legs.contains(&UndoRefused))
+        });
+        let owed = (0..PARTICIPANTS).any(may_refuse_undo).then_some(owed);
+        let promises = vec![
             Property::always(NEVER_NEGATIVE, |_, world: &World<N>| world.available >= 0),
             Property::always(CONSERVED, |saga: &SagaModel<N>, world: &World<N>| {
                 let held: i8 = world.orders.iter().map(|placed| placed.held).sum();
@@ -99,7 +111,8 @@ impl<const N: usize> Model for SagaModel<N> {
             Property::sometimes("out of stock", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.own[STOCK] == Some(Refused))
             }),
-        ]
+        ];
+        promises.into_iter().chain(owed).collect()
     }
 }
 
@@ -121,6 +134,7 @@ pub fn ends_in_agreement(placed: &OrderState) -> bool {
         && match placed.status {
             Status::Pending => false,
             Status::Confirmed => all(&[Accepted]) && done == (1, 1),
-            Status::Cancelled => all(&[Refused, Undone, Void]) && done == (0, 0),
+            // What a participant could not undo is owed, until an operator settles it.
+            Status::Cancelled => all(&[Refused, Undone, Void, UndoRefused]) && done == (0, 0),
         }
 }

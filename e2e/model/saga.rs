@@ -9,7 +9,7 @@ use events::participants::PARTICIPANTS;
 use order::{CancelOrder, Reason, Status};
 
 use crate::mutants::Mutant;
-use crate::participants::{PARTS, orders_from};
+use crate::participants::{Handled, PARTS, orders_from};
 use crate::rows::*;
 use crate::world::EventKind::*;
 use crate::world::{EventKind, OrderState, PAYMENT, Rules, STOCK, Service, Step, StepState};
@@ -61,6 +61,10 @@ impl Rules {
                     shown.status = Status::Pending;
                 }
                 return (self.cancel(shown, reason), available);
+            }
+            Step::Settle(nth) => {
+                let settled = (PARTS[nth].settle)(self, (shown, available));
+                return self.read_participant(nth, (shown, available), settled);
             }
             Step::Deliver { to, kind, willing } => (to, kind, willing),
         };
@@ -180,13 +184,8 @@ impl Rules {
     ) -> StepState {
         let (nth, state) = match (to, kind) {
             (Service::Participant(nth), _) => {
-                let part = &PARTS[nth];
-                return match (part.handle)(self, (shown, available), kind, willing) {
-                    Ok((after, left, events)) => {
-                        (self.record_published(after, part.service, events), left)
-                    }
-                    Err(_) => (OrderState { unprocessable: true, ..shown }, available),
-                };
+                let handled = (PARTS[nth].handle)(self, (shown, available), kind, willing);
+                return self.read_participant(nth, (shown, available), handled);
             }
             (Service::Order, Answer(nth, state)) => (nth, state),
             _ => unreachable!("{to:?} does not subscribe to {kind:?}"),
@@ -194,5 +193,20 @@ impl Rules {
         let mut rows = orders_from(&shown);
         let answer = (PARTS[nth].answer)(state, &mut rows);
         (self.read_order_result(shown, answer, &rows), available)
+    }
+
+    /// What a step of a participant's service left and published.
+    fn read_participant(
+        &self,
+        nth: usize,
+        (shown, available): StepState,
+        handled: Handled,
+    ) -> StepState {
+        match handled {
+            Ok((after, left, events)) => {
+                (self.record_published(after, PARTS[nth].service, events), left)
+            }
+            Err(_) => (OrderState { unprocessable: true, ..shown }, available),
+        }
     }
 }

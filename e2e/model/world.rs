@@ -18,7 +18,7 @@ pub const PAYMENT: usize = 0;
 pub const STOCK: usize = 1;
 
 /// What an answer can make of a leg.
-pub const ANSWERS: [LegState; 4] = [Accepted, Refused, Undone, Void];
+pub const ANSWERS: [LegState; 5] = [Accepted, Refused, Undone, Void, UndoRefused];
 
 /// One order and the item: all that a step can see and change.
 pub type StepState = (OrderState, i8);
@@ -50,25 +50,24 @@ pub enum EventKind {
     Answer(usize, LegState),
 }
 
-const EVENT_KINDS: usize = 3 + ANSWERS.len() * PARTICIPANTS;
-
 impl EventKind {
     pub fn all() -> impl Iterator<Item = EventKind> {
         let answers = (0..PARTICIPANTS).flat_map(|nth| ANSWERS.map(|state| Answer(nth, state)));
+        let answers = answers.filter(|kind| match *kind {
+            Answer(nth, UndoRefused) => may_refuse_undo(nth),
+            _ => true,
+        });
         [Created, Confirmed, Cancelled].into_iter().chain(answers)
     }
 
-    fn index(self) -> usize {
-        match self {
+    pub fn bit(self) -> u32 {
+        let index = match self {
             Created => 0,
             Confirmed => 1,
             Cancelled => 2,
             Answer(nth, state) => 2 + ANSWERS.len() * nth + state as usize,
-        }
-    }
-
-    pub fn bit(self) -> u16 {
-        1 << self.index()
+        };
+        1 << index
     }
 
     pub fn topic(self) -> &'static Topic {
@@ -78,9 +77,15 @@ impl EventKind {
             Cancelled => OrderCancelled::topic(),
             Answer(nth, Accepted) => participants()[nth].accepted,
             Answer(nth, Refused) => participants()[nth].refused,
+            Answer(nth, UndoRefused) => participants()[nth].undo_refused.unwrap(),
             Answer(nth, _) => participants()[nth].undone,
         }
     }
+}
+
+/// Whether the undo of a participant may fail.
+pub fn may_refuse_undo(nth: usize) -> bool {
+    participants()[nth].undo_refused.is_some()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,12 +107,9 @@ impl Service {
         declaration::subscribers(kind.topic()).contains(&name)
     }
 
-    pub fn bit(self, kind: EventKind) -> u64 {
-        let service = match self {
-            Service::Order => 0,
-            Service::Participant(nth) => 1 + nth,
-        };
-        1 << (service * EVENT_KINDS + kind.index())
+    /// The bit of this event's delivery to this service.
+    pub fn bit(self, kind: EventKind) -> u32 {
+        1 << SUBSCRIPTIONS.iter().position(|delivery| *delivery == (self, kind)).unwrap()
     }
 }
 
@@ -124,30 +126,40 @@ pub struct OrderState {
     /// How many units are reserved for it.
     pub held: i8,
     /// A bit for each kind that was published, and for each kind that was delivered to a service.
-    pub published: u16,
-    pub delivered: u64,
+    pub published: u32,
+    pub delivered: u32,
     /// A kind was published a second time.
     pub published_twice: bool,
     /// A handler found an event unprocessable.
     pub unprocessable: bool,
 }
 
-impl Hash for OrderState {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
+impl OrderState {
+    /// The whole state in few words.
+    pub fn key(&self) -> [u64; 3] {
         let counts = [self.status as u8, self.charges, self.refunds, self.held as u8];
         let legs = self.legs.iter().zip(self.own);
-        // Six states each: five, and none.
+        // Seven states each: six, and none.
         let legs = legs.fold(0, |sum, (leg, own)| {
-            sum * 36 + *leg as u64 * 6 + own.map_or(5, |own| own as u64)
+            sum * 49 + *leg as u64 * 7 + own.map_or(6, |own| own as u64)
         });
-        hasher.write_u64(legs << 32 | u64::from(u32::from_be_bytes(counts)));
         let faults = u64::from(self.published_twice) << 1 | u64::from(self.unprocessable);
-        hasher.write_u64(faults << 16 | u64::from(self.published));
-        hasher.write_u64(self.delivered);
+        [
+            legs << 32 | u64::from(u32::from_be_bytes(counts)),
+            faults << 32 | u64::from(self.published),
+            self.delivered.into(),
+        ]
     }
 }
 
-/// All orders, and the available units of the item of which each of them orders one.
+impl Hash for OrderState {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.key().iter().for_each(|word| hasher.write_u64(*word));
+    }
+}
+
+/// All orders, and the available units of the item of which each of them orders one. The orders are alike, so they are
+/// sorted: two worlds that differ in their names alone are one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World<const N: usize> {
     pub orders: [OrderState; N],
@@ -156,11 +168,13 @@ pub struct World<const N: usize> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// An event is delivered to a service. `willing`: whether a participant has a reason for a no, such as a customer who
-    /// does not have the money at that moment.
+    /// An event is delivered to a service. `willing`: whether a participant has no reason for a no, such as a customer who
+    /// does not have the money at that moment, and whether it can undo.
     Deliver { to: Service, kind: EventKind, willing: bool },
     /// The customer or the deadline cancels the order.
     Cancel(Reason),
+    /// An operator settles what this participant could not undo.
+    Settle(usize),
     /// Only in a mutant: the event counts as delivered, and had no effect.
     Lose(Service, EventKind),
 }

@@ -24,8 +24,19 @@ pub trait Modelled: Asked {
     fn accepted() -> Self::Accepted;
     fn refused() -> Self::Refused;
     fn undone(is_void: bool) -> Self::Undone;
+
+    /// Its answer that it could not undo, as the order service handles it, and its body.
+    fn undo_refused(_: &mut Orders) -> (Result<OutgoingEvents, Unprocessable>, Vec<u8>) {
+        unreachable!("the undo of {} never fails", Self::SERVICE)
+    }
+
+    /// An operator settles what it could not undo.
+    fn settle(_: &Rules, _: StepState) -> Handled {
+        unreachable!("the undo of {} never fails", Self::SERVICE)
+    }
+
     /// Builds the rows of its service, calls the handler, and reads the rows back. `willing`: whether it has no
-    /// reason for a no.
+    /// reason for a no, and can undo.
     fn handle(rules: &Rules, part: StepState, kind: EventKind, willing: bool) -> Handled;
 }
 
@@ -40,6 +51,7 @@ pub struct Part {
     /// The state to which a published answer leads.
     pub state: fn(&Outgoing) -> LegState,
     pub handle: fn(&Rules, StepState, EventKind, bool) -> Handled,
+    pub settle: fn(&Rules, StepState) -> Handled,
 }
 
 impl Part {
@@ -50,19 +62,23 @@ impl Part {
             answer: |state, orders| match state {
                 Accepted => published(answered(&P::accepted(), orders, context())),
                 Refused => published(answered(&P::refused(), orders, context())),
+                UndoRefused => <P as Modelled>::undo_refused(orders).0,
                 _ => published(answered(&P::undone(state == Void), orders, context())),
             },
             sample: |state| match state {
                 Accepted => Outgoing::from_event(&P::accepted()).body,
                 Refused => Outgoing::from_event(&P::refused()).body,
+                UndoRefused => <P as Modelled>::undo_refused(&mut place_order().0).1,
                 _ => Outgoing::from_event(&P::undone(state == Void)).body,
             },
             state: |event| match event.topic.name {
                 name if name == P::Accepted::topic().name => Accepted,
                 name if name == P::Refused::topic().name => Refused,
-                _ => state_of::<P::Undone>(event),
+                name if name == P::Undone::topic().name => state_of::<P::Undone>(event),
+                _ => UndoRefused,
             },
             handle: P::handle,
+            settle: P::settle,
         }
     }
 }

@@ -41,6 +41,17 @@ pub enum RefusalReason {
     Unknown,
 }
 
+/// The order was cancelled, and fraud could not undo its part. An operator has to settle it.
+#[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
+#[event(topic = "fraud.kept", publisher = "fraud", key = "order_id")]
+pub struct FraudKept {
+    /// The order.
+    pub order_id: Uuid,
+    /// Database time of the decision.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub occurred_at: DateTime<Utc>,
+}
+
 /// Fraud has undone its part of a cancelled order.
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
 #[event(topic = "fraud.withdrawn", publisher = "fraud", key = "order_id")]

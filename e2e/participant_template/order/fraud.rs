@@ -1,7 +1,7 @@
 //! Fraud answers whether an order may go on.
 
 use chassis::DiscardImpact;
-use events::fraud::{FraudCleared, FraudFlagged, FraudWithdrawn};
+use events::fraud::{FraudCleared, FraudFlagged, FraudKept, FraudWithdrawn};
 use events::participants::LegState::{self, *};
 
 use super::{Asked, Fraud, answer};
@@ -24,6 +24,8 @@ answer!(Fraud, FraudCleared, |event, order| {
 });
 
 answer!(Fraud, FraudFlagged, |_, _| Some(Refused));
+
+answer!(Fraud, FraudKept, |_, _| Some(UndoRefused));
 
 answer!(Fraud, FraudWithdrawn, |event, order| match event.total_cents {
     None => Some(Void),

@@ -33,13 +33,18 @@ static QUERIES: LazyLock<Vec<(&Topic, String)>> = LazyLock::new(|| {
     for answers in participants() {
         let (response, table) = ("response_event_id, created_at", part_table(answers.service));
         let [yes, no, undone] = [answers.accepted, answers.refused, answers.undone].map(leg_state);
+        let kept = answers.undo_refused.map_or(yes, leg_state);
         let compensation = "compensation_event_id, updated_at";
         for (topic, event, states) in [
-            (answers.accepted, response, format!("'{yes}', '{undone}'")),
+            (answers.accepted, response, format!("'{yes}', '{kept}', '{undone}'")),
             (answers.refused, response, format!("'{no}'")),
             (answers.undone, compensation, format!("'{undone}', '{VOID}'")),
         ] {
             queries.push(query(topic, event, &format!("{table} where state in ({states})")));
+        }
+        if let Some(topic) = answers.undo_refused {
+            let rows = format!("{table} where state = '{kept}' or {kept}_event_id is not null");
+            queries.push(query(topic, &format!("{kept}_event_id, {kept}_at"), &rows));
         }
     }
     queries

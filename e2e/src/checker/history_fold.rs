@@ -76,17 +76,21 @@ impl OrderState {
 
     /// An answer moves the leg of its participant. Where the order does not ask this one, it moves nothing.
     fn answer(&mut self, answers: &Answers, line: &HistoryEntry<'_>) -> bool {
-        let Answers { service, accepted, refused, undone } = *answers;
+        let Answers { service, accepted, refused, undone, undo_refused } = *answers;
         let (yes, compensated) = (leg_state(accepted), leg_state(undone));
+        let kept = undo_refused.map_or(yes, leg_state);
         let cancelled = self.status == "cancelled";
         let mut none = WAITING.to_string();
         let leg = self.legs.get_mut(service).unwrap_or(&mut none);
         match line.event {
-            event if event == accepted.name => advance(leg, yes, &[WAITING], &[compensated]),
+            event if event == accepted.name => advance(leg, yes, &[WAITING], &[kept, compensated]),
             event if event == refused.name => advance(leg, leg_state(refused), &[WAITING], &[]),
+            event if undo_refused.is_some_and(|topic| topic.name == event) => {
+                cancelled && advance(leg, kept, &[WAITING, yes], &[compensated])
+            }
             event if event != undone.name => false,
             _ if names_nothing(line.detail) => cancelled && advance(leg, VOID, &[WAITING], &[]),
-            _ => cancelled && advance(leg, compensated, &[WAITING, yes], &[]),
+            _ => cancelled && advance(leg, compensated, &[WAITING, yes, kept], &[]),
         }
     }
 

@@ -111,7 +111,10 @@ fn check_append_order(case: &OrderCase, context: &CheckContext<'_>, findings: &m
     };
     let decisions = [OrderConfirmed::topic(), OrderCancelled::topic()];
     let decisions = decisions.map(|later| (OrderCreated::topic(), later)).into_iter();
-    let answers = participants().map(|answers| (answers.accepted, answers.undone));
+    let answers = participants().into_iter().flat_map(|it| {
+        let kept = it.undo_refused.map(|kept| [(it.accepted, kept), (kept, it.undone)]);
+        kept.into_iter().flatten().chain([(it.accepted, it.undone)])
+    });
     for (made, later) in decisions.chain(answers) {
         if context.carried_by_connector.contains(made.publisher) {
             continue;
@@ -141,14 +144,16 @@ fn check_traces(case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
         let e = case.expected.iter().find(|e| e.topic.name == topic.name);
         case.records.iter().filter(move |record| e.is_some_and(|e| is_record_of(record, e)))
     };
-    // A command of a customer or of the deadline begins a new trace.
+    // A command of a customer or of the deadline begins a new trace. So does that of an operator who settles what a
+    // participant could not undo.
     let reason = case.order.as_ref().and_then(|order| order.reason.as_deref());
     let by_command = matches!(reason, Some("customer" | "deadline"));
     let (created, cancelled) = (OrderCreated::topic(), OrderCancelled::topic());
     let mut caused: Vec<(&Topic, &Topic)> = vec![(created, OrderConfirmed::topic())];
     for answers in participants() {
         caused.extend([(created, answers.accepted), (created, answers.refused)]);
-        caused.push((cancelled, answers.undone));
+        let kept = answers.undo_refused.filter(|topic| records(topic).next().is_some());
+        caused.push((cancelled, kept.unwrap_or(answers.undone)));
     }
     if !by_command {
         caused.push((created, cancelled));

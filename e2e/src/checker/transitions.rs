@@ -171,18 +171,21 @@ impl TransitionCheck {
     }
 }
 
-/// waiting < accepted < undone, waiting < refused, waiting < void.
+/// waiting < accepted < undo refused < undone, waiting < refused, waiting < void.
 fn is_forward(answers: &Answers, was: &str, now: &str) -> bool {
-    let undone = (leg_state(answers.accepted), leg_state(answers.undone));
-    was == now || was == WAITING || (was, now) == undone
+    let [yes, undone] = [answers.accepted, answers.undone].map(leg_state);
+    let kept = answers.undo_refused.map_or(yes, leg_state);
+    was == now
+        || was == WAITING
+        || [(yes, kept), (yes, undone), (kept, undone)].contains(&(was, now))
 }
 
 /// The state of this name, so that a row is kept in few bytes.
 fn intern(text: &str) -> &'static str {
     static STATES: LazyLock<Vec<&str>> = LazyLock::new(|| {
-        let answers = participants().map(|it| [it.accepted, it.refused, it.undone].map(leg_state));
+        let answers = participants().into_iter().flat_map(|it| it.topics().map(leg_state));
         let others = ["pending", "confirmed", "cancelled", WAITING, VOID, ""];
-        others.into_iter().chain(answers.into_iter().flatten()).collect()
+        others.into_iter().chain(answers).collect()
     });
     STATES.iter().find(|word| **word == text).copied().unwrap_or("unknown")
 }

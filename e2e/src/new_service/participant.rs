@@ -1,8 +1,8 @@
 //! A participant of the saga: `make participant NAME=fraud` writes a service whose yes an order needs, and joins it to the
 //! order service, the events, the model, and all that `make service` changes.
 //!
-//! Its files are `e2e/participant_template`. There and in the edits below `fraud`, `cleared`, `flagged` and `withdrawn`
-//! stand for the words of the new participant.
+//! Its files are `e2e/participant_template`. There and in the edits below `fraud`, `cleared`, `flagged`, `withdrawn` and
+//! `kept` stand for the words of the new participant.
 
 use std::fs;
 use std::path::Path;
@@ -42,6 +42,9 @@ pub struct Words {
     /// Its undoing: withdrawn by default
     #[arg(long)]
     undone: Option<String>,
+    /// Its answer if it cannot undo: kept by default
+    #[arg(long)]
+    kept: Option<String>,
 }
 
 /// A change of a file.
@@ -81,7 +84,7 @@ const EDITS: [(&str, &str, &[Edit]); 12] = [
         &[
             Before(
                 "use crate::payments::",
-                "use crate::fraud::{FraudCleared, FraudFlagged, FraudWithdrawn};\n",
+                "use crate::fraud::{FraudCleared, FraudFlagged, FraudKept, FraudWithdrawn};\n",
             ),
             Before(
                 "/// How many there are.\n",
@@ -92,7 +95,10 @@ const EDITS: [(&str, &str, &[Edit]); 12] = [
                  const SERVICE: &'static str = \"fraud\";\n\
                  type Accepted = FraudCleared;\n\
                  type Refused = FraudFlagged;\n\
-                 type Undone = FraudWithdrawn;\n\
+                 type Undone = FraudWithdrawn;\n\n\
+                 fn undo_refused() -> Option<&'static Topic> {\n\
+                 Some(FraudKept::topic())\n\
+                 }\n\
                  }\n\n",
             ),
             Append("[Answers; PARTICIPANTS] {\n    [", ']', "Answers::of::<Fraud>()"),
@@ -134,7 +140,11 @@ const EDITS: [(&str, &str, &[Edit]); 12] = [
         &[
             Before("mod payment;\n", "mod fraud;\n"),
             Append("pub use events::participants::{", '}', "Fraud"),
-            Before(";\n    if is_answer", " || apply_answer_of::<Fraud>(entry, order)?"),
+            Before("use events::participants::{LegState", "use events::fraud::FraudKept;\n"),
+            Before(
+                ";\n    if is_answer",
+                " || apply_answer_of::<Fraud>(entry, order)? || apply_answer::<FraudKept>(entry, order)?",
+            ),
         ],
     ),
     (
@@ -149,10 +159,12 @@ const EDITS: [(&str, &str, &[Edit]); 12] = [
         "services/order/src/lib.rs",
         "order handles its answers",
         &[
+            Before("use participants::{", "use events::fraud::FraudKept;\n"),
             Append("use participants::{", '}', "Fraud"),
             Before(
                 "    handlers.on(saga::item_changed)",
-                "    let handlers = answers_of::<Fraud>(handlers);\n",
+                "    let handlers = answers_of::<Fraud>(handlers)\n\
+                 .on_with(saga::answered::<FraudKept>, discard::undone);\n",
             ),
         ],
     ),
@@ -194,16 +206,21 @@ const EDITS: [(&str, &str, &[Edit]); 12] = [
 
 impl Words {
     /// Each word of the template, and the one that stands for it.
-    fn of(&self, name: &str) -> Result<[(&'static str, String); 8]> {
-        let words = [("cleared", &self.yes), ("flagged", &self.no), ("withdrawn", &self.undone)]
-            .map(|(default, word)| word.clone().unwrap_or(default.to_string()));
+    fn of(&self, name: &str) -> Result<[(&'static str, String); 10]> {
+        let words = [
+            ("cleared", &self.yes),
+            ("flagged", &self.no),
+            ("withdrawn", &self.undone),
+            ("kept", &self.kept),
+        ];
+        let words = words.map(|(default, word)| word.clone().unwrap_or(default.to_string()));
         for (nth, word) in words.iter().enumerate() {
             check_word(word)?;
             let is_taken = [WAITING, VOID, "unknown", name].contains(&word.as_str())
                 || words[..nth].contains(word);
             ensure!(!is_taken, "`{word}` already has another meaning: choose another word");
         }
-        let [yes, no, undone] = words;
+        let [yes, no, undone, kept] = words;
         Ok([
             ("Fraud", capital(name)),
             ("fraud", name.to_string()),
@@ -213,6 +230,8 @@ impl Words {
             ("flagged", no),
             ("Withdrawn", capital(&undone)),
             ("withdrawn", undone),
+            ("Kept", capital(&kept)),
+            ("kept", kept),
         ])
     }
 }
@@ -243,8 +262,8 @@ pub fn files(root: &Path, name: &str, words: &Words) -> Result<(Vec<TemplateFile
     for (path, text) in common.into_iter().filter(|(path, _)| COMMON.contains(&path.as_str())) {
         files.push((format!("services/{name}/{path}"), text.replace("shop", name)));
     }
-    let [_, _, _, (_, yes), _, (_, no), _, (_, undone)] = &words;
-    files.push(migration(root, name, [yes, no, undone])?);
+    let [_, _, _, (_, yes), _, (_, no), _, (_, undone), _, (_, kept)] = &words;
+    files.push(migration(root, name, [yes, no, undone, kept])?);
 
     let mut changes = Vec::new();
     for (file, why, edits) in EDITS {
@@ -276,19 +295,21 @@ impl Edit {
 }
 
 /// The column of the leg, and what keeps a customer from being erased: a leg that is open.
-fn migration(root: &Path, name: &str, [yes, no, undone]: [&str; 3]) -> Result<TemplateFile> {
+fn migration(root: &Path, name: &str, [yes, no, undone, kept]: [&str; 4]) -> Result<TemplateFile> {
     let folder = "services/order/migrations";
     let number = fs::read_dir(root.join(folder))?.count() + 1;
-    let leg = |Answers { service, accepted, .. }| (service, leg_state(accepted));
-    let legs = participants().into_iter().map(leg).chain([(name, yes)]);
-    let open = legs.map(|(leg, yes)| format!("{leg} in ('{WAITING}', '{yes}')"));
+    let leg = |Answers { service, accepted, undo_refused, .. }| {
+        (service, [Some(accepted), undo_refused].into_iter().flatten().map(leg_state).collect())
+    };
+    let legs = participants().into_iter().map(leg).chain([(name, vec![yes, kept])]);
+    let open = legs.map(|(leg, open)| format!("{leg} in ('{WAITING}', '{}')", open.join("', '")));
     let open = Vec::from_iter(open).join("\n          or ");
     let text = format!(
         "-- The leg of {name}. It is null in an order that does not ask it, such as those that are there already: they need no
 -- check now.
 alter table orders add column {name} text;
 alter table orders add constraint orders_{name}_check
-    check ({name} in ('{WAITING}', '{yes}', '{no}', '{undone}', '{VOID}')) not valid;
+    check ({name} in ('{WAITING}', '{yes}', '{no}', '{undone}', '{kept}', '{VOID}')) not valid;
 
 create or replace function erasure_obstacle(customer uuid) returns text language sql stable as $$
     select 'order ' || order_id || ' has not ended with all its legs' from orders
@@ -307,8 +328,8 @@ mod tests {
     use super::*;
 
     fn words(yes: &str, no: &str, undone: &str) -> Words {
-        let [yes, no, undone] = [yes, no, undone].map(|word| Some(word.to_string()));
-        Words { yes, no, undone }
+        let [yes, no, undone, kept] = [yes, no, undone, "stuck"].map(|word| Some(word.to_string()));
+        Words { yes, no, undone, kept }
     }
 
     #[test]
@@ -326,7 +347,7 @@ mod tests {
             let known = |word: &str| {
                 participants().iter().any(|it| it.service == word || leg_state(it.accepted) == word)
             };
-            let words = ["fraud", "cleared", "flagged", "withdrawn"].into_iter();
+            let words = ["fraud", "cleared", "flagged", "withdrawn", "kept"].into_iter();
             for word in words.filter(|word| !known(word)) {
                 let text = text.to_lowercase() + file;
                 assert!(!text.contains(word), "{file} has {word}:\n{text}");
@@ -342,6 +363,7 @@ mod tests {
             ("a", "unknown", "b"),
             ("a", "b", "match"),
             ("A", "b", "c"),
+            ("a", "b", "stuck"),
         ] {
             words(yes, no, undone).of("credit").unwrap_err();
         }

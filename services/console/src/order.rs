@@ -81,6 +81,9 @@ impl Order {
                 "cancelled" if waits || leg == leg_state(answers.accepted) => {
                     Some((service, format!("{service} has not undone its part yet")))
                 }
+                "cancelled" if answers.undo_refused.is_some_and(|it| leg == leg_state(it)) => {
+                    Some((service, format!("{service} could not undo its part: settle it there")))
+                }
                 _ => None,
             }
         });

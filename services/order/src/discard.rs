@@ -30,9 +30,9 @@ pub fn undone<A: Answer>(answer: &A, orders: &Orders) -> DiscardImpact {
         let nothing = format!("Nothing is lost: there is no cancelled order {order_id}.");
         return DiscardImpact::new(nothing);
     };
-    let (leg, undone) = (A::Of::SERVICE, LegState::Undone.word::<A::Of>());
+    let state = answer.state(order).unwrap_or(LegState::Undone);
+    let (leg, word) = (A::Of::SERVICE, state.word::<A::Of>());
     let impact =
-        DiscardImpact::new(format!("The {leg} of order {order_id} is never shown as {undone}."));
-    let is_void = answer.state(order) == Some(LegState::Void);
-    if is_void { impact } else { A::Of::write_off(order, impact) }
+        DiscardImpact::new(format!("The {leg} of order {order_id} is never shown as {word}."));
+    if state == LegState::Undone { A::Of::write_off(order, impact) } else { impact }
 }

@@ -119,8 +119,10 @@ pub fn answered<A: Answer>(
     let Some(state) = answer.state(order) else {
         unprocessable!("this {topic} is about something else than order {order_id} needs");
     };
-    if matches!(state, Undone | Void) && order.status != Status::Cancelled {
-        unprocessable!("this {topic} undoes order {order_id}, which was not cancelled");
+    if matches!(state, Undone | Void | UndoRefused) && order.status != Status::Cancelled {
+        unprocessable!(
+            "this {topic} answers a cancellation, and order {order_id} was not cancelled"
+        );
     }
     let leg = A::Of::leg(order);
     let is_asked = leg.is_some();

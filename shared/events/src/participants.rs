@@ -1,7 +1,9 @@
 //! The participants of an order: the services whose yes an order needs. Everything that knows them reads this list.
 //!
 //! A participant answers `orders.created` once, with a yes or a no. It answers `orders.cancelled` once, unless its answer
-//! was a no: it has undone what it did for the order, if it did anything.
+//! was a no: it has undone what it did for the order, if it did anything. Where an undo may fail, it may also answer that it
+//! could not. The order then stays cancelled with something owed, until an operator settles that with the participant, which
+//! answers that it is undone.
 
 use chassis::event::{Event, Topic};
 
@@ -18,6 +20,11 @@ pub trait Participant: 'static {
     type Refused: Event;
     /// The order was cancelled, and it has undone what it did.
     type Undone: Event;
+
+    /// The order was cancelled, and it could not undo what it did; `None` if its undo never fails.
+    fn undo_refused() -> Option<&'static Topic> {
+        None
+    }
 }
 
 /// Takes the money.
@@ -73,17 +80,25 @@ pub enum LegState {
     Undone,
     /// There was nothing to undo.
     Void,
+    /// What the yes did could not be undone, and an operator has not settled it yet.
+    UndoRefused,
 }
 
 impl LegState {
-    /// All of them.
-    pub const ALL: [LegState; 5] = [
+    /// Those that every leg can have. [`LegState::UndoRefused`] is one more for a participant whose undo may fail.
+    pub const COMMON: [LegState; 5] = [
         LegState::Waiting,
         LegState::Accepted,
         LegState::Refused,
         LegState::Undone,
         LegState::Void,
     ];
+
+    /// Those that the leg of this participant can have, with its words.
+    pub fn words<P: Participant>() -> impl Iterator<Item = (LegState, &'static str)> {
+        let refuses = P::undo_refused().map(|_| LegState::UndoRefused);
+        LegState::COMMON.into_iter().chain(refuses).map(|state| (state, state.word::<P>()))
+    }
 
     /// The participant's word.
     pub fn word<P: Participant>(self) -> &'static str {
@@ -93,6 +108,7 @@ impl LegState {
             LegState::Refused => leg_state(P::Refused::topic()),
             LegState::Undone => leg_state(P::Undone::topic()),
             LegState::Void => VOID,
+            LegState::UndoRefused => P::undo_refused().map_or("undo_refused", leg_state),
         }
     }
 }
@@ -109,6 +125,8 @@ pub struct Answers {
     pub refused: &'static Topic,
     /// Its answer to a cancellation.
     pub undone: &'static Topic,
+    /// Its other answer to a cancellation, if its undo may fail.
+    pub undo_refused: Option<&'static Topic>,
 }
 
 impl Answers {
@@ -119,7 +137,13 @@ impl Answers {
             accepted: P::Accepted::topic(),
             refused: P::Refused::topic(),
             undone: P::Undone::topic(),
+            undo_refused: P::undo_refused(),
         }
+    }
+
+    /// The topics of all of them.
+    pub fn topics(&self) -> impl Iterator<Item = &'static Topic> + use<> {
+        [self.accepted, self.refused, self.undone].into_iter().chain(self.undo_refused)
     }
 }
 

@@ -26,11 +26,9 @@ pub fn order(order: &OrderCreated, responses: &Responses) -> DiscardImpact {
 pub fn cancellation(order: &OrderCancelled, responses: &Responses) -> DiscardImpact {
     let order_id = order.order_id;
     match responses.response(order_id) {
-        Some(Response { state: State::Flagged | State::Withdrawn | State::Void, .. }) => {
-            DiscardImpact::new(format!(
-                "Nothing is lost: fraud has nothing to undo for order {order_id}."
-            ))
-        }
+        Some(Response { state, .. }) if *state != State::Cleared => DiscardImpact::new(format!(
+            "Nothing is lost: fraud has nothing to undo for order {order_id}, or answered that."
+        )),
         _ => DiscardImpact::new(format!(
             "What fraud did for order {order_id} is never undone, and the order never shows it as withdrawn."
         )),

@@ -1,12 +1,12 @@
-//! What the events of other services cause. Each handler is a pure function from an event and the rows in memory to
-//! what is published.
+//! What the events of other services and the command of an operator cause. Each is a pure function from an event or a
+//! command and the rows in memory to what is published.
 
-use chassis::{HandlerContext, HandlerResult, Outcome, unprocessable};
-use events::fraud::{FraudCleared, FraudFlagged, FraudWithdrawn};
+use chassis::{Command, Decision, HandlerContext, HandlerResult, Outcome, unprocessable};
+use events::fraud::{FraudCleared, FraudFlagged, FraudKept, FraudWithdrawn};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::participants::{Fraud, Participant};
 
-use crate::response::{Response, Responses, State};
+use crate::response::{Response, Responses, Settle, State};
 use crate::rule;
 
 /// The answer to an order.
@@ -35,6 +35,8 @@ pub fn answer(
         total_cents: order.total_cents,
         reason,
         response_event_id: Some(context.event_id),
+        kept_event_id: None,
+        kept_at: None,
         compensation_event_id: None,
         created_at: context.now,
         updated_at: context.now,
@@ -47,23 +49,33 @@ pub fn answer(
     Ok(Some(answer))
 }
 
-/// `orders.cancelled` → `fraud.withdrawn`, unless the answer was a no
+/// The answer to a cancellation.
+#[derive(Debug, PartialEq, Outcome)]
+pub enum Undoing {
+    Withdrawn(FraudWithdrawn),
+    Kept(FraudKept),
+}
+
+/// `orders.cancelled` → `fraud.withdrawn` | `fraud.kept`, unless the answer was a no
 pub fn undo(
     order: &OrderCancelled,
     responses: &mut Responses,
     context: HandlerContext,
-) -> HandlerResult<FraudWithdrawn> {
+) -> HandlerResult<Undoing> {
     let undone = match responses.response(order.order_id).cloned() {
-        Some(Response { state: State::Flagged | State::Withdrawn | State::Void, .. }) => {
-            return Ok(None);
+        // The order stays cancelled with something owed, until an operator settles it.
+        Some(response) if response.state == State::Cleared && rule::refuses_undo(&response) => {
+            Response {
+                state: State::Kept,
+                kept_event_id: Some(context.event_id),
+                kept_at: Some(context.now),
+                updated_at: context.now,
+                ..response
+            }
         }
         // Undo here what the yes did.
-        Some(response) => Response {
-            state: State::Withdrawn,
-            compensation_event_id: Some(context.event_id),
-            updated_at: context.now,
-            ..response
-        },
+        Some(response) if response.state == State::Cleared => response.undone(context),
+        Some(_) => return Ok(None), // nothing to undo, or answered before
         // The cancellation overtook its order. The row is a tombstone: the order gets no answer later.
         None => Response {
             order_id: order.order_id,
@@ -71,12 +83,41 @@ pub fn undo(
             total_cents: 0,
             reason: None,
             response_event_id: None,
+            kept_event_id: None,
+            kept_at: None,
             compensation_event_id: Some(context.event_id),
             created_at: context.now,
             updated_at: context.now,
         },
     };
-    let withdrawn = undone.withdrawn();
+    let undoing = match undone.state {
+        State::Kept => Undoing::Kept(undone.kept(context.now)),
+        _ => Undoing::Withdrawn(undone.withdrawn()),
+    };
     responses.put_response(undone);
-    Ok(Some(withdrawn))
+    Ok(Some(undoing))
+}
+
+/// There is nothing to settle: the service could undo its yes, or there is none.
+#[derive(Debug, PartialEq)]
+pub struct NothingOwed;
+
+/// An operator has undone by hand what the service could not → `fraud.withdrawn`, unless it was settled already
+impl Command for Settle {
+    type Aggregate = Responses;
+    type Output = Response;
+    type Event = FraudWithdrawn;
+    type Refusal = NothingOwed;
+
+    fn decide(&self, responses: &mut Responses, context: HandlerContext) -> Decision<Self> {
+        let response = responses.response(self.order_id).cloned();
+        let response = response.filter(|it| it.kept_event_id.is_some()).ok_or(NothingOwed)?;
+        if response.state == State::Withdrawn {
+            return Ok(Self::ok(response));
+        }
+        let settled = response.undone(context);
+        let withdrawn = settled.withdrawn();
+        responses.put_response(settled.clone());
+        Ok(Self::ok(settled).publishing(Some(withdrawn)))
+    }
 }

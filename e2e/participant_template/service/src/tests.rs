@@ -1,6 +1,6 @@
 //! The rules of fraud, then its edges on a real database.
 
-use chassis::{HandlerContext, Republish, UnitOfWork};
+use chassis::{Command, HandlerContext, Republish, UnitOfWork};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use events::participants::{Fraud, Participant};
@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use testing::{ForOthers, RouteRequest, TestClient, TestService, assert_access};
 use uuid::Uuid;
 
-use crate::response::{Response, Responses, State};
-use crate::rule::TOTAL_MAX_CENTS;
-use crate::saga::{self, Answer};
+use crate::response::{Response, Responses, Settle, State};
+use crate::rule::{TOTAL_MAX_CENTS, UNDONE_MAX_CENTS};
+use crate::saga::{self, Answer, NothingOwed, Undoing};
 use crate::{api, discard};
 
 const ORDER: Uuid = Uuid::from_u128(7);
@@ -37,6 +37,10 @@ fn cancelled(order_id: Uuid) -> OrderCancelled {
     OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at: context(0).now }
 }
 
+fn settle(rows: &mut Responses, context: HandlerContext) -> chassis::Decision<Settle> {
+    Settle { order_id: ORDER }.decide(rows, context)
+}
+
 async fn fixture() -> (TestService<Responses>, TestClient) {
     let fixture = TestService::new("fraud", sqlx::migrate!()).await;
     let api = api::router(fixture.db.clone());
@@ -46,7 +50,7 @@ async fn fixture() -> (TestService<Responses>, TestClient) {
 #[test]
 fn an_order_gets_one_answer_and_a_yes_is_undone_once() {
     for (total_cents, answered, after) in
-        [(TOTAL_MAX_CENTS, State::Cleared, State::Withdrawn), (TOTAL_MAX_CENTS + 1, State::Flagged, State::Flagged)]
+        [(UNDONE_MAX_CENTS, State::Cleared, State::Withdrawn), (TOTAL_MAX_CENTS + 1, State::Flagged, State::Flagged)]
     {
         let (mut rows, order) = (Responses::default(), created(ORDER, total_cents));
         let answer = saga::answer(&order, &mut rows, context(1)).unwrap();
@@ -62,16 +66,34 @@ fn an_order_gets_one_answer_and_a_yes_is_undone_once() {
         let undone = saga::undo(&cancelled(ORDER), &mut rows, context(3)).unwrap();
         let response = rows.response(ORDER).unwrap().clone();
         assert_eq!(response.state, after);
-        assert_eq!(undone, (after == State::Withdrawn).then(|| response.withdrawn()));
+        assert_eq!(undone, (after == State::Withdrawn).then(|| Undoing::Withdrawn(response.withdrawn())));
         assert_eq!(saga::undo(&cancelled(ORDER), &mut rows, context(4)), Ok(None));
+        assert_eq!(settle(&mut rows, context(5)), Err(NothingOwed));
         assert_eq!(rows.response(ORDER), Some(&response));
     }
+}
+
+#[test]
+fn what_cannot_be_undone_waits_for_an_operator_who_settles_it_once() {
+    let (mut rows, order) = (Responses::default(), created(ORDER, UNDONE_MAX_CENTS + 1));
+    saga::answer(&order, &mut rows, context(1)).unwrap();
+    assert_eq!(settle(&mut rows, context(2)), Err(NothingOwed));
+    let kept = saga::undo(&cancelled(ORDER), &mut rows, context(3)).unwrap();
+    let response = rows.response(ORDER).unwrap().clone();
+    assert_eq!(kept, Some(Undoing::Kept(response.kept(context(3).now))));
+    assert_eq!(saga::undo(&cancelled(ORDER), &mut rows, context(4)), Ok(None));
+    let settled = settle(&mut rows, context(5)).unwrap();
+    assert_eq!((settled.output.state, settled.event), (State::Withdrawn, Some(settled.output.withdrawn())));
+    assert_eq!(settle(&mut rows, context(6)).unwrap().event, None);
+    assert_eq!(saga::undo(&cancelled(ORDER), &mut rows, context(7)), Ok(None));
+    assert_eq!(rows.response(ORDER), Some(&settled.output));
 }
 
 #[test]
 fn a_cancellation_that_overtakes_its_order_leaves_a_tombstone() {
     let mut rows = Responses::default();
     let undone = saga::undo(&cancelled(ORDER), &mut rows, context(1)).unwrap().unwrap();
+    let Undoing::Withdrawn(undone) = undone else { panic!("{undone:?}") };
     assert_eq!((undone.order_id, undone.total_cents), (ORDER, None));
     assert_eq!(saga::answer(&created(ORDER, 1), &mut rows, context(2)), Ok(None));
     assert_eq!(rows.response(ORDER).unwrap().state, State::Void);
@@ -101,29 +123,37 @@ fn a_discard_says_what_is_lost() {
 async fn responses_are_stored_once_readable_balanced_and_republished() {
     let (fixture, client) = fixture().await;
     let id = |nth: u128| Uuid::from_u128(nth);
-    for (nth, total_cents) in [(1, 5), (2, 5), (3, TOTAL_MAX_CENTS + 1)] {
+    let large = UNDONE_MAX_CENTS + 1;
+    for (nth, total_cents) in [(1, 5), (2, 5), (3, TOTAL_MAX_CENTS + 1), (5, large), (6, large)] {
         let (event_id, order) = (Uuid::now_v7(), created(id(nth), total_cents));
         for event_id in [event_id, event_id, Uuid::now_v7()] {
             fixture.deliver(&[(event_id, &order)], saga::answer).await.unwrap();
         }
     }
-    for nth in [2, 3, 4] {
+    for nth in [2, 3, 4, 5, 6] {
         fixture.deliver(&[(Uuid::now_v7(), &cancelled(id(nth)))], saga::undo).await.unwrap();
     }
-    for (nth, state) in [(1, "cleared"), (2, "withdrawn"), (3, "flagged"), (4, "void")] {
+    let admin = TestClient(api::operators_router(fixture.commands.clone()).into());
+    for (nth, status) in [(1, 409), (4, 409), (6, 200), (6, 200), (9, 409)] {
+        let settled = admin.post(&format!("/responses/{}/settle", id(nth)), None, json!({})).await;
+        assert_eq!(settled.status, status, "{settled:?}");
+    }
+    for (nth, state) in
+        [(1, "cleared"), (2, "withdrawn"), (3, "flagged"), (4, "void"), (5, "kept"), (6, "withdrawn")]
+    {
         let shown = client.get(&format!("/responses/{}", id(nth))).await;
         assert_eq!((shown.status, &shown.body["state"]), (200, &json!(state)), "{shown:?}");
     }
     assert_eq!(client.get(&format!("/responses/{}", id(9))).await.status, 404);
     let none = Vec::<u8>::new();
-    let books = json!({"cleared": 1, "flagged": 1, "withdrawn": 1, "void": 1, "balanced": true, "written_off": none});
+    let books = json!({"cleared": 1, "flagged": 1, "kept": 1, "withdrawn": 2, "void": 1, "balanced": true, "written_off": none});
     assert_eq!(fixture.books(api::BOOKS).get("/books").await.body, books);
     let wrong = ("update fraud_responses set reason = 'total_too_large'", "update fraud_responses set reason = null where state <> 'flagged'");
     fixture.assert_books_detect(api::BOOKS, &[wrong]).await;
 
     let mut published = fixture.outbox_records().await;
     let (answer, again) = fixture.republished([Response::source()], json!({})).await;
-    assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(5)));
+    assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(10)));
     published.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(again, published, "by order, and of each in the order in which it was published");
 }
@@ -148,6 +178,8 @@ async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
         rows.put_response(Response { order_id: Uuid::max(), ..cleared.clone() });
         rows.put_response(Response {
             state: State::Withdrawn,
+            kept_event_id: Some(Uuid::max()),
+            kept_at: Some(context(1).now),
             compensation_event_id: Some(Uuid::max()),
             updated_at: context(1).now,
             ..cleared

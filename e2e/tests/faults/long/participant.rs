@@ -4,12 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::http_client::Client;
-use e2e::client::order::Order;
+use e2e::client::order::{LineRequest, Order};
 use e2e::mutants::worktree::Worktree;
 use e2e::stack_description::stack_description;
 use events::participants::{ASKED_BY_EVERY_ORDER, Answers, WAITING, leg_state, participants};
-use launcher::Stack;
 use launcher::directories::programs_directory;
+use launcher::{Stack, eventually};
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::evolution::client_of_second_order;
 use crate::fixture::*;
@@ -136,6 +139,51 @@ impl Joining {
         self.stack.start(name).await?;
         self.assert_confirmed(&orders, leg_state(accepted)).await
     }
+
+    /// Cancels two orders that the participant cannot undo. They stand in the books until an operator settles them, which
+    /// happens for one.
+    async fn refuse_to_undo(&self) -> Result<()> {
+        let Answers { service: name, accepted, undone, undo_refused, .. } = self.participant;
+        let kept = leg_state(undo_refused.context("an undo that may fail")?);
+        let client = &self.clients[0];
+        client.put_item("safe", "Safe", 6_000_000).await?;
+        client.deliver("safe", 2, "safes").await?;
+        let customer = Uuid::now_v7();
+        client.deposit(customer, 12_000_000, "safes").await?;
+        eventually("order to know the item", TIMEOUT, async || {
+            let items = client.items("order").await?;
+            ensure!(items.iter().any(|item| item["sku"] == "safe"));
+            Ok(())
+        })
+        .await?;
+        self.stack.stop("stock").await?;
+        let safe = [LineRequest { sku: "safe".into(), quantity: 1 }];
+        let place = async || client.place_until_accepted(customer, &safe).await;
+        let orders = [place().await?, place().await?];
+        wait_until_each(client, &orders, "a yes", |it| it.leg(name) == leg_state(accepted)).await?;
+        for order in &orders {
+            client.cancel_until_accepted(order).await?;
+        }
+        self.stack.start("stock").await?;
+        wait_until_each(client, &orders, "a refusal to undo", |it| {
+            (it.leg(name), it.has_ended()) == (kept, true)
+        })
+        .await?;
+        let ids = orders.each_ref().map(|order| order.order_id);
+        let owed =
+            async || -> Result<Value> { Ok(client.books("order").await?["owed_orders"].take()) };
+        ensure!(owed().await? == json!(ids), "{}", owed().await?);
+
+        let [settled, left] = ids;
+        let url = format!("{}/responses/{settled}/settle", client.addresses.admins[name]);
+        ensure!(client.send(Method::POST, &url, None, None).await?.status == 200, "{url}");
+        wait_until_each(client, &orders[..1], "its undoing", |it| {
+            it.leg(name) == leg_state(undone)
+        })
+        .await?;
+        ensure!(owed().await? == json!([left]), "{}", owed().await?);
+        Ok(())
+    }
 }
 
 async fn join_and_leave(older: &Path) -> Result<()> {
@@ -151,6 +199,7 @@ async fn join_and_leave(older: &Path) -> Result<()> {
     for _ in 0..KILLS {
         joining.kill_participant().await?;
     }
+    joining.refuse_to_undo().await?;
 
     set_asked(stack, NONE)?;
     joining.replace_instances().await?;

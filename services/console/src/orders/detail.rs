@@ -132,9 +132,10 @@ fn state(order: &Order, now: DateTime<Utc>) -> Markup {
 }
 
 fn leg(answers: &Answers, state: &str) -> Markup {
-    let [is_yes, is_no] = [answers.accepted, answers.refused].map(|it| state == leg_state(it));
+    let is = |topic| state == leg_state(topic);
+    let is_bad = is(answers.refused) || answers.undo_refused.is_some_and(is);
     html! {
-        span.state.is-warning[state == WAITING].is-bad[is_no].is-good[is_yes] { (state) }
+        span.state.is-warning[state == WAITING].is-bad[is_bad].is-good[is(answers.accepted)] { (state) }
     }
 }
 

@@ -135,12 +135,26 @@ pub fn books(books: &Books) -> Markup {
                         }
                     }
                     @match sums {
-                        Ok(sums) => dl { @for (name, value) in flat_sums(sums) { dt { (name) } dd { (value) } } },
+                        Ok(sums) => {
+                            dl { @for (name, value) in flat_sums(sums) { dt { (name) } dd { (value) } } }
+                            (owed_orders(sums))
+                        }
                         Err(why) => p.quiet { (why) },
                     }
                 }
             }
         }
+    }
+}
+
+/// The oldest orders of which a participant could not undo its part, if the books have any.
+fn owed_orders(sums: &Value) -> Markup {
+    let orders = sums["owed_orders"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let orders: Vec<&str> = orders.collect();
+    html! {
+        @if !orders.is_empty() { p.notice.waits {
+            "Cancelled, and not undone: " @for id in orders { a href={ "/orders/" (id) } { code { (id) } } " " }
+        } }
     }
 }
 
@@ -204,5 +218,13 @@ mod tests {
             ("written off, units", "2"),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_books_lead_to_the_orders_with_something_owed() {
+        for (orders, links) in [(json!(null), 0), (json!([]), 0), (json!(["1", "2"]), 2)] {
+            let shown = owed_orders(&json!({"owed_orders": orders})).into_string();
+            assert_eq!(shown.matches("href=\"/orders/").count(), links, "{shown}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use events::participants::{LegState, Participant, Payment, Stock};
+use events::participants::{LegState, Participant, Payment, Stock, leg_state};
 use serde::{Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -31,12 +31,14 @@ impl<P> Leg<P> {
     }
 
     /// Climbs to the state after an answer, which alone would lead to the state `answer`. A repeated answer changes
-    /// nothing, and an undoing may overtake the acceptance that it undoes. False if the answers contradict each other.
+    /// nothing, and an undoing may overtake the acceptance that it undoes, or the refusal to undo that was settled. False
+    /// if the answers contradict each other.
     pub fn climb(&mut self, answer: LegState) -> bool {
         use LegState::*;
         self.state = match (self.state, answer) {
             (Waiting, _) => answer,
-            (Accepted, Undone) | (Undone, Accepted) => Undone,
+            (Accepted | UndoRefused, Undone) | (Undone, Accepted | UndoRefused) => Undone,
+            (Accepted, UndoRefused) | (UndoRefused, Accepted) => UndoRefused,
             (state, _) if state == answer => state,
             _ => return false,
         };
@@ -71,20 +73,24 @@ impl<P: Participant> Encode<'_, Postgres> for Leg<P> {
 impl<P: Participant> Decode<'_, Postgres> for Leg<P> {
     fn decode(value: PgValueRef<'_>) -> Result<Leg<P>, BoxDynError> {
         let word = value.as_str()?;
-        let state = LegState::ALL.into_iter().find(|state| state.word::<P>() == word);
-        state.map(Leg::new).ok_or_else(|| format!("no leg of {} is {word:?}", P::SERVICE).into())
+        let state = LegState::words::<P>().find(|(_, known)| *known == word);
+        state
+            .map(|(state, _)| Leg::new(state))
+            .ok_or_else(|| format!("no leg of {} is {word:?}", P::SERVICE).into())
     }
 }
 
 impl<P: Participant> PartialSchema for Leg<P> {
     fn schema() -> RefOr<Schema> {
-        let words = LegState::ALL.map(LegState::word::<P>);
-        let [waiting, accepted, refused, undone, void] = words;
+        let [waiting, accepted, refused, undone, void] = LegState::COMMON.map(LegState::word::<P>);
+        let kept = P::undo_refused().map(|topic| format!(" < {}", leg_state(topic)));
+        let kept = kept.unwrap_or_default();
         let description = format!(
-            "What {} answered. It only climbs: {waiting} < {accepted} < {undone}, {waiting} < {refused},\n\
+            "What {} answered. It only climbs: {waiting} < {accepted}{kept} < {undone}, {waiting} < {refused},\n\
              {waiting} < {void}.",
             P::SERVICE
         );
+        let words = LegState::words::<P>().map(|(_, word)| word);
         let schema = ObjectBuilder::new().schema_type(SchemaType::String).enum_values(Some(words));
         schema.description(Some(description)).into()
     }

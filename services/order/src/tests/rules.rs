@@ -9,7 +9,7 @@ use crate::saga::{Ended, Refusal};
 
 const STATUSES: [Status; 3] = [Status::Pending, Status::Confirmed, Status::Cancelled];
 
-const LEGS: [LegState; 5] = LegState::ALL;
+const LEGS: [LegState; 5] = LegState::COMMON;
 
 /// The next state of a leg, by its state: waiting, yes, no, undone, void; `None` if the event is unprocessable.
 fn leg_transitions(response: Response) -> [Option<usize>; 5] {
