@@ -4,6 +4,7 @@ use anyhow::Result;
 use e2e::checker::coverage::Coverage;
 use e2e::workload::plan::QUANTITY_ORDERED_MAX;
 use e2e::workload::seed;
+use events::participants::participants;
 
 use crate::fixture::*;
 
@@ -29,7 +30,12 @@ async fn the_checker_compares_a_record_of_every_topic_with_its_row() -> Result<(
         let placed = client.place_until_accepted(customer_id, &lines).await?;
         client.wait_until_ended(placed.order_id, TIMEOUT).await?;
         let verdict = fixture.verify().await?;
-        assert_eq!(Coverage::from_verdict(&verdict, 0).uncompared_topics(), [""; 0]);
+        let coverage = Coverage::from_verdict(&verdict, 0);
+        let mut uncompared = coverage.uncompared_topics();
+        // A participant that may refuse to undo does so by a rule of its own: `faults::long::participant` makes it.
+        let refusals = participants().map(|it| it.undo_refused.map_or("", |topic| topic.name));
+        uncompared.retain(|topic| !refusals.contains(topic));
+        assert_eq!(uncompared, [""; 0]);
         Ok(())
     })
     .await
