@@ -1,6 +1,6 @@
 //! The promises, and the whole space of what can happen to them.
 
-use chassis::OutgoingEvents;
+use chassis::Effects;
 use events::participants::LegState::{self, *};
 use events::participants::PARTICIPANTS;
 use order::{Reason, Status};
@@ -32,7 +32,7 @@ impl<const N: usize> Model for SagaModel<N> {
             unprocessable: false,
         };
         let (rows, event) = place_order();
-        let placed = self.rules.read_order(blank, &rows, OutgoingEvents::of(event));
+        let placed = self.rules.read_order(blank, &rows, Effects::of(event));
         vec![World { orders: [placed; N], available: self.rules.units }]
     }
 

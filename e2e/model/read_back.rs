@@ -1,7 +1,7 @@
 //! What a handler left and published, read back into the compact state.
 
 use chassis::event::Outgoing;
-use chassis::{OutgoingEvents, Unprocessable};
+use chassis::{Effects, Unprocessable};
 use order::{Order, Orders, Status};
 
 use crate::participants::{PARTS, orders_from};
@@ -14,7 +14,7 @@ impl Rules {
     pub fn read_order_result(
         &self,
         shown: OrderState,
-        answer: Result<OutgoingEvents, Unprocessable>,
+        answer: Result<Effects, Unprocessable>,
         rows: &Orders,
     ) -> OrderState {
         match answer {
@@ -27,12 +27,7 @@ impl Rules {
         }
     }
 
-    pub fn read_order(
-        &self,
-        shown: OrderState,
-        rows: &Orders,
-        events: OutgoingEvents,
-    ) -> OrderState {
+    pub fn read_order(&self, shown: OrderState, rows: &Orders, events: Effects) -> OrderState {
         let row = rows.order(ORDER).unwrap();
         let after =
             OrderState { status: row.status, legs: row.legs().map(Option::unwrap), ..shown };
@@ -46,12 +41,7 @@ impl Rules {
     }
 
     /// What is published equals, byte for byte, what the model delivers to subscribers.
-    pub fn record_published(
-        &self,
-        after: OrderState,
-        by: &str,
-        events: OutgoingEvents,
-    ) -> OrderState {
+    pub fn record_published(&self, after: OrderState, by: &str, events: Effects) -> OrderState {
         let events = events.with_ids(context()).map(|(_, event)| event);
         events.fold(after, |after, event| {
             let key = ORDER.to_string();

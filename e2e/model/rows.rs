@@ -46,9 +46,9 @@ pub fn place_order() -> (Orders, OrderCreated) {
     let further = participants().into_iter().skip(ASKED_BY_EVERY_ORDER);
     let further = further.map(|it| it.service.to_owned());
     let (order_id, customer_id, also_asks) = (ORDER, CUSTOMER, further.collect());
-    let place = PlaceOrder { order_id, customer_id, lines, also_asks };
+    let place = PlaceOrder { order_id, customer_id, lines, also_asks, deadline: None };
     let context = HandlerContext { causation_id: None, ..context() };
-    let created = place.decide(&mut rows, context).unwrap().event.unwrap();
+    let (created, _) = place.decide(&mut rows, context).unwrap().event.unwrap();
     (rows, created)
 }
 

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::RwLock;
 
-use chassis::{Command, HandlerContext, OutgoingEvents};
+use chassis::{Command, Effects, HandlerContext};
 use events::participants::LegState::*;
 use events::participants::PARTICIPANTS;
-use order::{CancelOrder, Reason, Status};
+use order::{CancelOrder, Deadline, Reason, Status};
 
 use crate::mutants::Mutant;
 use crate::participants::{Handled, PARTS, orders_from};
@@ -155,12 +155,15 @@ impl Rules {
 
     pub fn cancel(&self, shown: OrderState, reason: Reason) -> OrderState {
         let mut rows = orders_from(&shown);
-        let cancel =
-            CancelOrder { order_id: ORDER, reason, caller: chassis::Caller::unrestricted() };
         let context = HandlerContext { causation_id: None, ..context() };
+        if reason == Reason::Deadline {
+            let ended = order::saga::overdue(&Deadline { order_id: ORDER }, &mut rows, context);
+            return self.read_order(shown, &rows, Effects::of(ended.expect("it is processable")));
+        }
+        let cancel = CancelOrder { order_id: ORDER, caller: chassis::Caller::unrestricted() };
         match cancel.decide(&mut rows, context) {
             Ok(chassis::Accepted { event, .. }) => {
-                self.read_order(shown, &rows, OutgoingEvents::of(event))
+                self.read_order(shown, &rows, Effects::of(event))
             }
             Err(refusal) => {
                 assert_eq!(refusal, order::saga::Refusal::AlreadyConfirmed);

@@ -179,15 +179,12 @@ fn placements(count: usize) -> Vec<PlaceOrder> {
         customer_id: id,
         lines: lines(),
         also_asks: Vec::new(),
+        deadline: None,
     })
 }
 
 fn cancellations(count: usize) -> Vec<CancelOrder> {
-    generate(count, |order_id| CancelOrder {
-        order_id,
-        reason: order::Reason::Customer,
-        caller: chassis::Caller::unrestricted(),
-    })
+    generate(count, |order_id| CancelOrder { order_id, caller: chassis::Caller::unrestricted() })
 }
 
 fn created(count: usize) -> Vec<OrderCreated> {

@@ -4,7 +4,7 @@ mod payment;
 mod stock;
 
 use chassis::event::{Event, Outgoing};
-use chassis::{HandlerResult, Outcome, OutgoingEvents, Unprocessable};
+use chassis::{Effects, HandlerResult, Outcome, Unprocessable};
 use events::participants::{LegState, LegState::*, PARTICIPANTS};
 use order::participants::{Answer, Asked, Payment, Stock};
 use order::saga::answered;
@@ -17,7 +17,7 @@ use crate::world::{EventKind, OrderState, Rules, StepState};
 pub const PARTS: [Part; PARTICIPANTS] = [Part::of::<Payment>(), Part::of::<Stock>()];
 
 /// What a step of a participant's service leaves and publishes.
-pub type Handled = Result<(OrderState, i8, OutgoingEvents), Unprocessable>;
+pub type Handled = Result<(OrderState, i8, Effects), Unprocessable>;
 
 /// The samples of a participant's answers, and its service.
 pub trait Modelled: Asked {
@@ -26,7 +26,7 @@ pub trait Modelled: Asked {
     fn undone(is_void: bool) -> Self::Undone;
 
     /// Its answer that it could not undo, as the order service handles it, and its body.
-    fn undo_refused(_: &mut Orders) -> (Result<OutgoingEvents, Unprocessable>, Vec<u8>) {
+    fn undo_refused(_: &mut Orders) -> (Result<Effects, Unprocessable>, Vec<u8>) {
         unreachable!("the undo of {} never fails", Self::SERVICE)
     }
 
@@ -46,7 +46,7 @@ pub struct Part {
     /// Sets its leg, in an order that asks it.
     pub set_leg: fn(&mut Order, LegState),
     /// The answer that leads to a state, as the order service handles it, and its body.
-    pub answer: fn(LegState, &mut Orders) -> Result<OutgoingEvents, Unprocessable>,
+    pub answer: fn(LegState, &mut Orders) -> Result<Effects, Unprocessable>,
     pub sample: fn(LegState) -> Vec<u8>,
     /// The state to which a published answer leads.
     pub state: fn(&Outgoing) -> LegState,
@@ -105,6 +105,6 @@ pub fn orders_from(placed: &OrderState) -> Orders {
 }
 
 /// What a handler publishes, as it leaves the service.
-fn published(answer: HandlerResult<impl Outcome>) -> Result<OutgoingEvents, Unprocessable> {
-    answer.map(OutgoingEvents::of)
+fn published(answer: HandlerResult<impl Outcome>) -> Result<Effects, Unprocessable> {
+    answer.map(Effects::of)
 }

@@ -1,7 +1,7 @@
 //! Fraud has nothing but its responses.
 
 use chassis::event::Outgoing;
-use chassis::{Command, OutgoingEvents, Unprocessable};
+use chassis::{Command, Effects, Unprocessable};
 use events::fraud::{FraudCleared, FraudFlagged, FraudKept, FraudWithdrawn, RefusalReason};
 use events::orders::OrderCreated;
 use events::participants::{Fraud, LegState, Participant, participants};
@@ -33,7 +33,7 @@ impl Modelled for Fraud {
         FraudWithdrawn { order_id: ORDER, total_cents, occurred_at: context().now }
     }
 
-    fn undo_refused(orders: &mut Orders) -> (Result<OutgoingEvents, Unprocessable>, Vec<u8>) {
+    fn undo_refused(orders: &mut Orders) -> (Result<Effects, Unprocessable>, Vec<u8>) {
         let kept = FraudKept { order_id: ORDER, occurred_at: context().now };
         (published(answered(&kept, orders, context())), Outgoing::from_event(&kept).body)
     }
@@ -41,7 +41,7 @@ impl Modelled for Fraud {
     fn settle(rules: &Rules, (shown, available): StepState) -> Handled {
         let mut rows = responses_from(shown.own[nth()]);
         let settled = Settle { order_id: ORDER }.decide(&mut rows, context());
-        let events = OutgoingEvents::of(settled.expect("something is owed").event);
+        let events = Effects::of(settled.expect("something is owed").event);
         Ok((read_back(rules, shown, &rows), available, events))
     }
 

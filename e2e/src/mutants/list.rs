@@ -37,7 +37,7 @@ const fn mutant(
 
 /// The ids are only names. There is no B14: that mutant was about a payment provider, and payment
 /// has none.
-pub const MUTANTS: [Mutant; 16] = [
+pub const MUTANTS: [Mutant; 18] = [
     mutant("B1", "offset stored before the commit", I13, DatabaseThenService("payment")),
     mutant("B2", "inbox in its own transaction", I7, TableLocked("payment", "payments")),
     mutant("B3", "outbox outside the transaction", I11, TableLocked("order", "orders")),
@@ -82,6 +82,18 @@ pub const MUTANTS: [Mutant; 16] = [
             "a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_delivered",
         ),
         ..mutant("B17", "delivery report without an offset counts as written", I8, Nothing)
+    },
+    Mutant {
+        detector: Detector::Test(
+            "a_timer_that_is_cancelled_or_moved_after_it_was_read_does_not_fire",
+        ),
+        ..mutant("B18", "a cancelled timer fires", I7, Nothing)
+    },
+    Mutant {
+        detector: Detector::Test(
+            "a_timer_whose_row_is_locked_waits_by_itself_and_an_unknown_one_for_another_version",
+        ),
+        ..mutant("B19", "a timer is deleted before it has fired", I13, Nothing)
     },
 ];
 

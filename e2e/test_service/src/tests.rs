@@ -1,6 +1,6 @@
 //! The rules of parcels, every sequence of deliveries, then the rows on a real database.
 
-use chassis::{HandlerContext, OutgoingEvents, Republish};
+use chassis::{Effects, HandlerContext, Republish};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use events::payments::PaymentVerified;
@@ -88,9 +88,9 @@ impl World {
         self.row.iter().cloned().for_each(|row| rows.put_parcel(row));
         let order = created(ORDER, asked, units);
         let published = match nth {
-            0 => note_order(&order, &mut rows, context(1)).map(OutgoingEvents::of),
-            1 => note_payment(&verified(ORDER), &mut rows, context(1)).map(OutgoingEvents::of),
-            _ => undo(&cancelled(ORDER), &mut rows, context(1)).map(OutgoingEvents::of),
+            0 => note_order(&order, &mut rows, context(1)).map(Effects::of),
+            1 => note_payment(&verified(ORDER), &mut rows, context(1)).map(Effects::of),
+            _ => undo(&cancelled(ORDER), &mut rows, context(1)).map(Effects::of),
         };
         let published = published.unwrap().with_ids(context(1));
         next.published.extend(published.map(|(_, event)| event.topic.name));

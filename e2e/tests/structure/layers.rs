@@ -11,9 +11,9 @@ const MESSAGING: [&[&str]; 6] = [
     &["crash_point", "integer", "telemetry", "flow"],
     &["event", "db", "kafka"],
     &["unit_of_work"],
-    &["outbox", "dead_letter", "inbox"],
+    &["outbox", "dead_letter", "inbox", "scheduled", "calls"],
     &["transaction"],
-    &["commands", "consumer"],
+    &["commands", "consumer", "call_loop"],
 ];
 
 /// The layers of its host, in the same way. Each may import messaging.

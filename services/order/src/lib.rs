@@ -29,7 +29,7 @@ pub fn handlers() -> Handlers<Orders> {
     let handlers = Handlers::new();
     let handlers = answers_of::<Payment>(handlers);
     let handlers = answers_of::<Stock>(handlers);
-    handlers.on(saga::item_changed)
+    handlers.on(saga::item_changed).on_due(saga::overdue)
 }
 
 /// Adds the handlers of a participant's answers.
@@ -55,14 +55,17 @@ pub async fn serve(service: Service, settings: Settings) -> anyhow::Result<()> {
     let (commands, executor) = service.commands();
     let relay = service.relay();
     let consumer = service.consumer(handlers());
-    let sweep = deadline::sweep(&settings.deadline, &service, commands.clone(), consumer.lag());
+    let deadline = deadline::watch(&settings.deadline, &service);
 
     let admin = consumer.admin().merge(service.republish([order::Order::source()]));
     let admin = admin.merge(pending_orders::router(service.db.clone()));
     let admin = admin.merge(rebuild_order::router(service.db.clone()));
     let admin = admin.merge(read_model::router(service.db.clone(), service.compacted_topic()));
-    let also_asks = settings.asked.also_asks();
-    let api = api::router(service.db.clone(), commands, service.change_feed(), also_asks);
-    let loops = [executor.into(), relay.into(), consumer.into(), sweep];
+    let new_orders = api::NewOrders {
+        also_asks: settings.asked.also_asks(),
+        deadline: settings.deadline.deadline(),
+    };
+    let api = api::router(service.db.clone(), commands, service.change_feed(), new_orders);
+    let loops = [executor.into(), relay.into(), consumer.into(), deadline];
     service.run(api, &books::BOOKS, admin, loops).await
 }

@@ -6,14 +6,18 @@
 //! pending order, and the first no cancels it. An answer of one whom the order does not ask is recorded and decides
 //! nothing.
 
-use chassis::{Command, Decision, HandlerContext, HandlerResult, Outcome, unprocessable};
+use chassis::{
+    Command, Decision, HandlerContext, HandlerResult, Outcome, SetTimer, Timer, unprocessable,
+};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated, OrderLine};
 use events::participants::LegState::*;
 use events::stock::{NAME_CHARS_MAX, SKU_RULE, StockItem, is_sku, is_text};
 use uuid::Uuid;
 
 use crate::order::participants::{Answer, Asked};
-use crate::order::{CancelOrder, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
+use crate::order::{
+    CancelOrder, Deadline, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status,
+};
 
 /// Why a command is refused.
 #[derive(Debug, PartialEq)]
@@ -25,13 +29,13 @@ pub enum Refusal {
     AlreadyConfirmed,
 }
 
-/// Places an order → `orders.created`
+/// Places an order → `orders.created`, and the timer of its deadline, if there is one
 ///
 /// The prices are those of the read model of items. A client sends none.
 impl Command for PlaceOrder {
     type Aggregate = Orders;
     type Output = Order;
-    type Event = OrderCreated;
+    type Event = (OrderCreated, Option<SetTimer>);
     type Refusal = Refusal;
 
     fn decide(&self, orders: &mut Orders, context: HandlerContext) -> Decision<Self> {
@@ -45,7 +49,9 @@ impl Command for PlaceOrder {
         orders.add_pending(self.order_id, context.now);
         orders.record_published(&created, self.order_id, context);
         let order = orders.loaded_order(self.order_id).clone();
-        Ok(Self::created(location, order).publishing(Some(created)))
+        let order_id = self.order_id;
+        let timer = self.deadline.map(|limit| Deadline { order_id }.at(context.now + limit));
+        Ok(Self::created(location, order).publishing(Some((created, timer))))
     }
 }
 
@@ -90,11 +96,10 @@ impl Command for CancelOrder {
         let order = orders.order(self.order_id);
         let order = order.filter(|order| self.caller.owns(order.customer_id));
         let order = order.ok_or(Refusal::NoSuchOrder)?;
-        // An order that was confirmed in time stays confirmed after its deadline.
-        if order.status == Status::Confirmed && self.reason != Reason::Deadline {
+        if order.status == Status::Confirmed {
             return Err(Refusal::AlreadyConfirmed);
         }
-        let cancelled = end(self.order_id, Some(self.reason), orders, context);
+        let cancelled = end(self.order_id, Some(Reason::Customer), orders, context);
         Ok(Self::ok(orders.loaded_order(self.order_id).clone()).publishing(cancelled))
     }
 }
@@ -138,6 +143,15 @@ pub fn answered<A: Answer>(
         _ => return Ok(None),
     };
     Ok(is_asked.then(|| end(order_id, reason, orders, context)).flatten())
+}
+
+/// The deadline of an order → `orders.cancelled`, unless the order has ended
+pub fn overdue(
+    Deadline { order_id }: &Deadline,
+    orders: &mut Orders,
+    context: HandlerContext,
+) -> HandlerResult<Ended> {
+    Ok(end(*order_id, Some(Reason::Deadline), orders, context))
 }
 
 /// `stock.items` → nothing: the read model that orders take their prices from

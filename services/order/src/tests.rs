@@ -14,7 +14,7 @@ mod pending_orders;
 mod republishing;
 mod statements;
 
-use chassis::{Caller, Command, Event, HandlerContext, HandlerResult, Outcome, OutgoingEvents};
+use chassis::{Caller, Command, Effects, Event, HandlerContext, HandlerResult, Outcome};
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -157,7 +157,7 @@ fn handle(
 ) -> Result<Option<&'static str>, String> {
     fn topic(answer: HandlerResult<impl Outcome>) -> Result<Option<&'static str>, String> {
         let outcome = answer.map_err(|impossible| impossible.0)?;
-        let mut events = OutgoingEvents::of(outcome).with_ids(self::context(0));
+        let mut events = Effects::of(outcome).with_ids(self::context(0));
         let event = events.next();
         assert!(events.next().is_none(), "one event at most");
         Ok(event.map(|(_, event)| event.topic.name))
@@ -196,13 +196,17 @@ fn place(lines: &[(&str, i32)]) -> PlaceOrder {
         customer_id: CUSTOMER,
         lines: lines.iter().map(line).collect(),
         also_asks: Vec::new(),
+        deadline: None,
     }
 }
+
+/// Without a setting.
+const NEW_ORDERS: api::NewOrders = api::NewOrders { also_asks: Vec::new(), deadline: None };
 
 async fn fixture() -> (TestService<Orders>, TestClient) {
     let fixture = TestService::new("order", sqlx::migrate!()).await;
     let watch = fixture.change_feed(&CancellationToken::new());
-    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, Vec::new());
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, NEW_ORDERS);
     (fixture, TestClient::of_api(api))
 }
 

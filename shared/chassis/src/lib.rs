@@ -8,6 +8,8 @@
 //!   together
 //! - [`Event`], [`Topic`], [`HandlerContext`], [`HandlerResult`], [`Outcome`], [`unprocessable!`],
 //!   [`DiscardImpact`]: what events cause
+//! - [`Timer`], [`SetTimer`], [`CancelTimer`], [`Guard`]: what is due later
+//! - [`Call`], [`Request`], [`Answered`], [`CallResult`], [`call_target!`]: what is asked of a system outside
 //! - [`Command`], [`Decision`], [`Commands`], [`Reply`], [`Idempotent`], [`Problem`],
 //!   [`PageLimit`], [`Caller`]: what clients request, and who they are
 //! - [`books`], [`CachedAnswer`], [`openapi`], [`ChangeFeed`], [`Republish`], [`CompactedTopic`]: what a service may add
@@ -23,7 +25,7 @@ pub use host::testing;
 pub use derive::{Event, Outcome, Record};
 #[doc(inline)]
 pub use host::{
-    admin, config, db,
+    admin, call_target, config, db,
     http::{
         self, books,
         cached_answer::CachedAnswer,
@@ -50,8 +52,9 @@ pub use messaging::{
     db::horizon::Horizon,
     dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff},
     event::{
-        self, DataClass, DeclaredEvent, Event, HandlerContext, HandlerResult, Isolation, Outcome,
-        OutgoingEvents, Retention, Subscriptions, Topic, Unprocessable,
+        self, Answered, Call, CallResult, CancelTimer, DataClass, DeclaredEvent, Effects, Event,
+        Guard, HandlerContext, HandlerResult, Isolation, MakeCall, Method, Outcome, Request,
+        Retention, SetTimer, SettleCalls, Subscriptions, Timer, Topic, Unprocessable,
     },
     flow::heartbeat::{Heartbeat, Heartbeats},
     inbox,
@@ -65,6 +68,7 @@ pub use messaging::{
         relay::Relay,
         republish_source::{PublishedEvent, Republish, RepublishSource},
     },
+    scheduled,
     telemetry::labels::label_request,
     unit_of_work::{
         self, Loads, UnitOfWork, loader::Loader, record::Record, table::Table,

@@ -40,7 +40,7 @@ pub fn derive_event(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 }
 
 /// Implements `chassis::Outcome`. An enum is one of several outcomes: each variant holds one, or nothing. A struct is
-/// several outcomes together, one in each field, and each event has the id `HandlerContext::id_of`.
+/// several outcomes together, one in each field. `Outcome::EVENTS_MAX` says which ids their events have.
 ///
 /// A type that is no outcome does not compile, and the error points at the reason: a struct without fields, a variant
 /// with several or named fields, or a type within that is no outcome.

@@ -4,22 +4,27 @@ use syn::{Data, DeriveInput, Error, Fields, Result, Type, Variant};
 
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
-    let body = match &input.data {
+    let (events_max, body) = match &input.data {
         Data::Struct(data) if !data.fields.is_empty() => {
+            let events = data.fields.iter().map(|field| events_max(&field.ty));
             let fields = data.fields.iter().zip(data.fields.members());
             let fields = fields.map(|(field, member)| collect(&field.ty, &quote!(self.#member)));
-            quote!(events.identify_by_key(); #(#fields;)*)
+            (quote!(0 #(+ #events)*), quote!(effects.may_hold(Self::EVENTS_MAX); #(#fields;)*))
         }
         Data::Enum(data) => {
             let arms = data.variants.iter().map(arm).collect::<Result<Vec<_>>>()?;
-            quote!(match self { #(#arms),* })
+            let events = data.variants.iter().flat_map(|variant| &variant.fields);
+            let events = events.map(|field| events_max(&field.ty));
+            (quote!(::chassis::event::largest(&[#(#events),*])), quote!(match self { #(#arms),* }))
         }
         _ => return Err(Error::new_spanned(name, "an outcome is an enum or a struct of outcomes")),
     };
     let (generics, arguments, conditions) = input.generics.split_for_impl();
     Ok(quote! {
         impl #generics ::chassis::event::Outcome for #name #arguments #conditions {
-            fn collect(self, events: &mut ::chassis::event::OutgoingEvents) {
+            const EVENTS_MAX: usize = #events_max;
+
+            fn collect(self, effects: &mut ::chassis::event::Effects) {
                 #body
             }
         }
@@ -40,7 +45,12 @@ fn arm(variant: &Variant) -> Result<TokenStream> {
 
 /// Names the type, so that the compiler's error points at a type that is no outcome.
 fn collect(of: &Type, outcome: &TokenStream) -> TokenStream {
-    quote!(<#of as ::chassis::event::Outcome>::collect(#outcome, events))
+    quote!(<#of as ::chassis::event::Outcome>::collect(#outcome, effects))
+}
+
+/// The number of the events of a field, at most.
+fn events_max(of: &Type) -> TokenStream {
+    quote!(<#of as ::chassis::event::Outcome>::EVENTS_MAX)
 }
 
 #[cfg(test)]
@@ -50,10 +60,11 @@ mod tests {
     use super::*;
 
     /// The implementation with this body.
-    fn implementation(head: &TokenStream, body: &TokenStream) -> String {
+    fn implementation(head: &TokenStream, events: &TokenStream, body: &TokenStream) -> String {
         let expected = quote! {
             #head {
-                fn collect(self, events: &mut ::chassis::event::OutgoingEvents) { #body }
+                const EVENTS_MAX: usize = #events;
+                fn collect(self, effects: &mut ::chassis::event::Effects) { #body }
             }
         };
         expected.to_string()
@@ -66,12 +77,16 @@ mod tests {
         });
         let expected = implementation(
             &quote!(impl ::chassis::event::Outcome for Answer),
+            &quote!(::chassis::event::largest(&[
+                <Paid as ::chassis::event::Outcome>::EVENTS_MAX,
+                <(Paid, Sent) as ::chassis::event::Outcome>::EVENTS_MAX
+            ])),
             &quote! {
                 match self {
                     Self::Paid(outcome) =>
-                        <Paid as ::chassis::event::Outcome>::collect(outcome, events),
+                        <Paid as ::chassis::event::Outcome>::collect(outcome, effects),
                     Self::Both(outcome) =>
-                        <(Paid, Sent) as ::chassis::event::Outcome>::collect(outcome, events),
+                        <(Paid, Sent) as ::chassis::event::Outcome>::collect(outcome, effects),
                     Self::Silent => {}
                 }
             },
@@ -95,13 +110,17 @@ mod tests {
                 quote!(self.1),
             ),
         ] {
+            let events = quote!(
+                0 + <Paid as ::chassis::event::Outcome>::EVENTS_MAX
+                    + <Option<Sent> as ::chassis::event::Outcome>::EVENTS_MAX
+            );
             let body = quote! {
-                events.identify_by_key();
-                <Paid as ::chassis::event::Outcome>::collect(#first, events);
-                <Option<Sent> as ::chassis::event::Outcome>::collect(#second, events);
+                effects.may_hold(Self::EVENTS_MAX);
+                <Paid as ::chassis::event::Outcome>::collect(#first, effects);
+                <Option<Sent> as ::chassis::event::Outcome>::collect(#second, effects);
             };
             let expanded = expand(&syn::parse_str(item).unwrap()).unwrap().to_string();
-            assert_eq!(expanded, implementation(&head, &body));
+            assert_eq!(expanded, implementation(&head, &events, &body));
         }
     }
 

@@ -1,19 +1,22 @@
-//! The cost of three statements, by the size of the batch: the inserts into the outbox and into the inbox, which a batch
-//! of events runs together with its rows, and the query of the inbox, which runs only while duplicates are expected. They run on a real Postgres, without the commit around them: its cost is that of the disk.
+//! The cost of four statements, by the size of the batch: the inserts into the outbox, into the inbox and, while a
+//! million timers are pending, into the schedule, which a batch of events runs together with its rows; and the query of
+//! the inbox, which runs only while duplicates are expected. They run on a real Postgres, without the commit around
+//! them: its cost is that of the disk.
 //!
 //! The relay's query and the idempotency keys are left out: they are not reachable from here, and must not become
 //! public for a benchmark.
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use host::db::{migrate, pool};
 use host::testing;
-use messaging::event::{Outgoing, Topic};
+use messaging::event::{Outgoing, SetTimer, Timer, Topic};
 use messaging::outbox::{self, Envelope};
 use messaging::unit_of_work::write_batch::WriteBatch;
-use messaging::{db, inbox};
+use messaging::{db, inbox, scheduled};
+use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, PgTransaction};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -43,6 +46,8 @@ fn main() -> anyhow::Result<()> {
     })?;
     let duplicates = |rows| inserted[..rows].to_vec();
     measure(&mut criterion, &runtime, &db, "inbox, duplicates", duplicates, query);
+    runtime.block_on(sqlx::query(A_MILLION_TIMERS).execute(&db))?;
+    measure(&mut criterion, &runtime, &db, "timers", timers, set);
     criterion.final_summary();
     Ok(())
 }
@@ -69,6 +74,33 @@ fn envelopes(rows: usize) -> Vec<Envelope> {
 
 fn new_events(rows: usize) -> Vec<InboxEvent> {
     (0..rows).map(|_| (Uuid::now_v7(), COUNTED.name)).collect()
+}
+
+#[derive(Serialize, Deserialize)]
+struct Reminder {
+    order_id: Uuid,
+}
+
+impl Timer for Reminder {
+    const NAME: &'static str = "timer/reminder";
+    fn key(&self) -> String {
+        self.order_id.to_string()
+    }
+}
+
+const A_MILLION_TIMERS: &str = "
+    insert into chassis.scheduled (source, key, event_id, body, due_at, tick, traceparent)
+    select 'timer/reminder', gen_random_uuid(), gen_random_uuid(), '{}', now() + n * interval '1 second', 0,
+           '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
+    from generate_series(1, 1000000) as n";
+
+fn timers(rows: usize) -> Vec<SetTimer> {
+    let due_at = Utc::now() + TimeDelta::days(1);
+    (0..rows).map(|_| Reminder { order_id: Uuid::now_v7() }.at(due_at)).collect()
+}
+
+async fn set(tx: &mut PgTransaction<'static>, timers: Vec<SetTimer>) -> sqlx::Result<()> {
+    scheduled::set(tx, timers).await
 }
 
 async fn publish(tx: &mut PgTransaction<'static>, envelopes: Vec<Envelope>) -> sqlx::Result<()> {

@@ -50,6 +50,85 @@ create table chassis.clock_ticks (
 insert into chassis.clock_ticks (tick, elapsed_ms) values (0, 0);
 comment on table chassis.clock_ticks is 'append-only, deletable: old ticks are deleted';
 
+-- What is due later: one row for each timer. The transaction that decides a timer's handler deletes its row.
+create table chassis.scheduled (
+    -- What is due, such as 'timer/deadline', and what it is about: a timer that is set again is moved.
+    source       text not null,
+    key          text not null,
+    -- Its place among the dead letters, should it become one.
+    position     bigint generated always as identity,
+    -- Its id in the inbox. Each setting has another one.
+    event_id     uuid not null,
+    body         jsonb not null,
+    -- By the clock of the database. A deferred row is due later.
+    due_at       timestamptz not null,
+    attempts     integer not null default 0,
+    set_at       timestamptz not null default now(),
+    -- The newest of clock_ticks when it was set.
+    tick         integer not null,
+    -- The event that caused it, and its trace.
+    causation_id uuid,
+    traceparent  text not null,
+    tracestate   text,
+    primary key (source, key)
+)
+with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+-- Its first entries are due: a look at them reads nothing else.
+create index scheduled_due on chassis.scheduled (source, due_at);
+comment on table chassis.scheduled is 'append-only, deletable: a row is deleted when its handler has decided, or it is cancelled';
+comment on column chassis.scheduled.key is 'personal';
+comment on column chassis.scheduled.event_id is 'mutable: the timer is set again';
+comment on column chassis.scheduled.body is 'mutable, personal: the timer is set again';
+comment on column chassis.scheduled.due_at is 'mutable: the timer is moved or deferred';
+comment on column chassis.scheduled.attempts is 'mutable: the timer is deferred';
+comment on column chassis.scheduled.set_at is 'mutable: the timer is set again';
+comment on column chassis.scheduled.tick is 'mutable: the timer is set again';
+comment on column chassis.scheduled.causation_id is 'mutable: the timer is set again';
+comment on column chassis.scheduled.traceparent is 'mutable: the timer is set again';
+comment on column chassis.scheduled.tracestate is 'mutable: the timer is set again';
+
+-- Requests to systems outside: one row for each call, from its decision until its outcome is known. What came back is
+-- scheduled in the transaction that changes the row.
+create table chassis.calls (
+    -- The Idempotency-Key that every try sends.
+    call_id      uuid primary key,
+    -- What is asked of whom, such as 'call/carrier.book', and what it is about.
+    name         text not null,
+    target       text not null,
+    key          text not null,
+    -- Whether it waits for earlier ones of its name and key.
+    in_order     boolean not null,
+    call         jsonb not null,
+    request      jsonb not null,
+    created_at   timestamptz not null default clock_timestamp(),
+    -- Null if it is not tried any more, and its outcome is unknown.
+    next_try_at  timestamptz default clock_timestamp(),
+    tries        integer not null default 0,
+    -- When the try that has no result yet began.
+    trying_since timestamptz,
+    -- Whether a try may have been done without an answer.
+    is_uncertain boolean not null default false,
+    -- Since when its outcome has been unknown. An operator may have it tried again.
+    unknown_since timestamptz,
+    -- What the last try met.
+    last_error   text,
+    causation_id uuid,
+    traceparent  text not null,
+    tracestate   text
+);
+create index calls_due on chassis.calls (target, next_try_at);
+create index calls_by_key on chassis.calls (name, key, created_at);
+comment on table chassis.calls is 'append-only, deletable: a row is deleted when the outcome of its call is known';
+comment on column chassis.calls.key is 'personal';
+comment on column chassis.calls.call is 'personal';
+comment on column chassis.calls.request is 'personal';
+comment on column chassis.calls.next_try_at is 'mutable: with each try';
+comment on column chassis.calls.tries is 'mutable: with each try';
+comment on column chassis.calls.trying_since is 'mutable: with each try';
+comment on column chassis.calls.is_uncertain is 'mutable: with each try';
+comment on column chassis.calls.unknown_since is 'mutable: with the last try';
+comment on column chassis.calls.last_error is 'mutable, personal: with each try';
+
 -- One row for each event that was handled, written in the transaction of its effect.
 create table chassis.inbox (
     event_id    uuid primary key,

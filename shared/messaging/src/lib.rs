@@ -27,6 +27,9 @@ pub mod outbox;
 #[doc(hidden)]
 pub mod dead_letter;
 pub mod inbox;
+pub mod scheduled;
+#[doc(hidden)]
+pub mod calls;
 
 #[doc(hidden)]
 pub mod transaction;
@@ -35,3 +38,5 @@ pub mod transaction;
 pub mod commands;
 #[doc(hidden)]
 pub mod consumer;
+#[doc(hidden)]
+pub mod call_loop;

@@ -45,7 +45,7 @@ pub struct AlertFault {
     pub repair: Change,
 }
 
-pub static FAULTS: [AlertFault; 10] = [
+pub static FAULTS: [AlertFault; 11] = [
     AlertFault {
         name: "ServiceAway",
         description: "Stock is killed and stays away",
@@ -125,6 +125,13 @@ pub static FAULTS: [AlertFault; 10] = [
         repair: |_| Box::pin(async move { Ok(()) }),
     },
     AlertFault {
+        name: "UnknownTimer",
+        description: "A timer of order is due that its version does not know",
+        alerts: &[("WorkOverdue", "order")],
+        inject: |stack| Box::pin(execute(stack, "order", &[SET_UNKNOWN_TIMER])),
+        repair: |stack| Box::pin(execute(stack, "order", &["delete from chassis.scheduled"])),
+    },
+    AlertFault {
         name: "RegistryLost",
         description: "The registry loses its data and gives other ids",
         alerts: &[("SchemaIdsChanged", "order")],
@@ -132,6 +139,11 @@ pub static FAULTS: [AlertFault; 10] = [
         repair: |stack| Box::pin(accept_schema_ids(stack)),
     },
 ];
+
+/// It was set by a newer version, an hour ago.
+const SET_UNKNOWN_TIMER: &str = "
+    insert into chassis.scheduled (source, key, event_id, body, due_at, tick, traceparent)
+    values ('timer/unknown', 'a', gen_random_uuid(), '{}', now() - interval '1 hour', 0, '')";
 
 /// Replays until no dead letter of any kind waits at payment.
 async fn settle_dead_letters(stack: &Stack) -> Result<()> {

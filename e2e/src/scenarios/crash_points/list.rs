@@ -53,14 +53,22 @@ pub const STOP: [&str; 3] = ["service.stopping", "service.drained", "service.sto
 /// Partitions that move to another instance.
 pub const REVOKE: [&str; 1] = ["group.revoked"];
 
-/// The deadline's sweep, which cancels through the same batches as commands: decided, not
-/// committed.
-pub const SWEEP: [&str; 1] = ["commands.prepared"];
+/// Timers that are due: all written, committed.
+pub const SCHEDULER: [&str; 2] = ["scheduler.prepared", "scheduler.committed"];
 
 /// All of them, each once.
 pub fn all() -> Vec<&'static str> {
-    let lists: [&[&str]; 8] =
-        [&COMMANDS, &RELAY, &CONSUMER, &DEAD_LETTERS, &REPLAY, &DISCARD, &MIGRATE, &STOP];
+    let lists: [&[&str]; 9] = [
+        &COMMANDS,
+        &RELAY,
+        &CONSUMER,
+        &DEAD_LETTERS,
+        &REPLAY,
+        &DISCARD,
+        &MIGRATE,
+        &STOP,
+        &SCHEDULER,
+    ];
     lists.concat().into_iter().chain(REVOKE).collect()
 }
 

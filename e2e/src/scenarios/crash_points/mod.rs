@@ -143,7 +143,7 @@ async fn run_rounds(crashing: &mut CrashPointRun<'_>, loops_only: bool) -> Resul
         crashing.kill_at_dead_letters().await?;
     }
     if crashing.clients_were_served() {
-        crashing.run.step("The deadline's sweep is killed");
+        crashing.run.step("The scheduler is killed");
         crashing.kill_deadline().await?;
         crashing.run.step("Services are killed while they stop");
         crashing.kill_stops().await?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use chassis::commands::COMMAND_BATCH_MAX;
+use chassis::scheduled::TIMER_BATCH_MAX;
 use checker::record::RecordPosition;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::armed_service::{self, ArmedService, PointResult};
 use super::background_commands::BackgroundCommands;
-use super::list::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, STOP, SWEEP};
+use super::list::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, SCHEDULER, STOP};
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
 use crate::console::print_line;
@@ -198,19 +198,18 @@ impl<'a> CrashPointRun<'a> {
         self.add_kills(&armed)
     }
 
-    /// The deadline's sweep, with stock stopped and no client: every commit of the order service is
-    /// the sweep's.
+    /// The timers of deadlines, with stock stopped and no client.
     pub async fn kill_deadline(&mut self) -> Result<()> {
         let (stack, client) = (self.run.stack, self.run.client.clone());
         stack.stop("stock").await?;
         let last = self.hits.iter().max().copied().unwrap_or(1);
-        // Overdue orders are cancelled in the largest batches, and each batch is one hit.
-        let count = (last as usize - 1) * COMMAND_BATCH_MAX + 1;
+        // Timers that are due together fire in the largest batches, and each batch is one hit.
+        let count = (last as usize - 1) * TIMER_BATCH_MAX + 1;
         let orders = place_orders(&client, seed::CUSTOMERS[0].customer_id, count).await?;
         let is_verified = |order: &Order| order.leg("payment") == "verified";
         wait_for_all(&client, &orders, "payment to be verified", is_verified).await?;
         stack.set_environment("order", DEADLINE_VARIABLE, Some("1"))?;
-        let armed = self.arm("deadline", &["order"], &SWEEP, self.hits)?;
+        let armed = self.arm("deadline", &["order"], &SCHEDULER, self.hits)?;
         armed[0].run_until_killed(self.timeout).await?;
         let is_over = |order: &Order| order.reason.as_deref() == Some("deadline");
         wait_for_all(&client, &orders, "the deadline to end the order", is_over).await?;

@@ -2,6 +2,8 @@
 
 mod history;
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -19,7 +21,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::order::{
-    CancelOrder, HistoryEntry, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status,
+    CancelOrder, HistoryEntry, Item, LineRequest, Order, Orders, PlaceOrder, Status,
 };
 use crate::saga::Refusal;
 
@@ -33,7 +35,16 @@ pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
     feed: Feed,
-    also_asks: Vec<String>,
+    new_orders: NewOrders,
+}
+
+/// What settings say of new orders.
+#[derive(Clone)]
+pub struct NewOrders {
+    /// The participants that they ask beside those whom every order asks.
+    pub also_asks: Vec<String>,
+    /// How long they may be pending.
+    pub deadline: Option<Duration>,
 }
 
 /// The API.
@@ -41,9 +52,9 @@ pub fn router(
     db: PgPool,
     commands: Commands<Orders>,
     feed: Feed,
-    also_asks: Vec<String>,
+    new_orders: NewOrders,
 ) -> OpenApiRouter {
-    routes().with_state(Api { db, commands, feed, also_asks })
+    routes().with_state(Api { db, commands, feed, new_orders })
 }
 
 /// The routes of the API, each with its description.
@@ -69,7 +80,7 @@ struct OrderRequest {
 
 impl OrderRequest {
     /// The command of this customer. A refusal names the field.
-    fn place(self, caller: &Caller, also_asks: &[String]) -> Result<PlaceOrder, Problem> {
+    fn place(self, caller: &Caller, settings: NewOrders) -> Result<PlaceOrder, Problem> {
         if !caller.owns(self.customer_id) {
             let detail = "must be the customer whom the access token names";
             return Err(Problem::forbidden("customer_id", detail));
@@ -78,7 +89,8 @@ impl OrderRequest {
         let order_id = Uuid::now_v7();
         label_request("order_id", order_id);
         let OrderRequest { customer_id, lines } = self;
-        Ok(PlaceOrder { order_id, customer_id, lines, also_asks: also_asks.to_vec() })
+        let NewOrders { also_asks, deadline } = settings;
+        Ok(PlaceOrder { order_id, customer_id, lines, also_asks, deadline })
     }
 
     /// Checks the limits of an order.
@@ -120,7 +132,7 @@ async fn place_order(
     caller: Caller,
     request: Idempotent<OrderRequest, OptionalKey>,
 ) -> Result<Reply, Problem> {
-    api.commands.execute(request.try_map(|order| order.place(&caller, &api.also_asks))?).await
+    api.commands.execute(request.try_map(|order| order.place(&caller, api.new_orders))?).await
 }
 
 /// Cancels an order.
@@ -139,7 +151,7 @@ async fn cancel_order(
     request: Idempotent<EmptyBody, OptionalKey>,
 ) -> Result<Reply, Problem> {
     label_request("order_id", order_id);
-    let cancel = CancelOrder { order_id, reason: Reason::Customer, caller };
+    let cancel = CancelOrder { order_id, caller };
     api.commands.execute(request.map(|EmptyBody| cancel)).await
 }
 

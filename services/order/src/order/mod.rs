@@ -10,8 +10,9 @@ mod published;
 mod rows;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use chassis::{Caller, Record, Table, deserialize_integer};
+use chassis::{Caller, Guard, Record, Table, Timer, deserialize_integer};
 use chrono::{DateTime, Utc};
 use events::orders::{CancelReason, OrderCreated};
 use events::participants::{ASKED_BY_EVERY_ORDER, PARTICIPANTS, participants};
@@ -155,6 +156,8 @@ pub struct PlaceOrder {
     pub lines: Vec<LineRequest>,
     /// The participants that it asks beside those whom every order asks.
     pub also_asks: Vec<String>,
+    /// How long it may be pending.
+    pub deadline: Option<Duration>,
 }
 
 /// One item that a customer orders.
@@ -171,13 +174,28 @@ pub struct LineRequest {
     pub quantity: i32,
 }
 
-/// The command that cancels an order, for its customer or at its deadline.
+/// The command that cancels an order, for its customer.
 #[derive(Clone, Debug)]
 pub struct CancelOrder {
     pub order_id: Uuid,
-    pub reason: Reason,
     /// Who cancels it. The order of another customer is as if there were none.
     pub caller: Caller,
+}
+
+/// The timer of an order, which is cancelled if it is pending still. No clock alone cancels it, and no answer that came
+/// in time is unread.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deadline {
+    pub order_id: Uuid,
+}
+
+impl Timer for Deadline {
+    const NAME: &'static str = "timer/deadline";
+    const GUARD: Guard = Guard::CLOCK.measured().caught_up();
+
+    fn key(&self) -> String {
+        self.order_id.to_string()
+    }
 }
 
 /// A row that is added to an order's history.

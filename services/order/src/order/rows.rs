@@ -7,7 +7,7 @@ use events::stock::StockItem;
 use uuid::Uuid;
 
 use super::participants::Answer;
-use super::{CancelOrder, Orders, PlaceOrder, history, pending};
+use super::{CancelOrder, Deadline, Orders, PlaceOrder, history, pending};
 
 /// Which rows a batch touches.
 #[derive(Default)]
@@ -32,6 +32,12 @@ impl Loads<StockItem> for Orders {
 impl Loads<CancelOrder> for Orders {
     fn keys(cancel: &CancelOrder, keys: &mut Keys) {
         keys.orders.insert(cancel.order_id);
+    }
+}
+
+impl Loads<Deadline> for Orders {
+    fn keys(deadline: &Deadline, keys: &mut Keys) {
+        keys.orders.insert(deadline.order_id);
     }
 }
 

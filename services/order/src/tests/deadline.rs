@@ -1,155 +1,100 @@
 //! The deadline cancels orders that wait for too long.
 
-use std::future::ready;
-
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::*;
-use crate::deadline::{self, OverdueCriteria};
+use crate::deadline;
+use crate::order::Deadline;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What is overdue where the database's clock and the time that was measured agree. By the service's clock
-/// it is a minute later: what was placed a moment ago has an id that is older than the deadline.
-async fn criteria(fixture: &TestService<Orders>) -> OverdueCriteria {
-    let now: DateTime<Utc> =
-        sqlx::query_scalar("select clock_timestamp()").fetch_one(&fixture.db).await.unwrap();
-    let service_time = now + TimeDelta::minutes(1);
-    OverdueCriteria { deadline: DEADLINE, service_time, horizon: now - DEADLINE }
+/// The deadline of an order has passed.
+pub async fn expire(fixture: &TestService<Orders>, order_id: Uuid) -> Vec<Uuid> {
+    let timer = Deadline { order_id };
+    fixture.fire(&[(Uuid::now_v7(), &timer)], saga::overdue).await.unwrap()
 }
 
-/// One sweep. Everything was handled that arrived so long ago.
-pub async fn sweep(fixture: &TestService<Orders>, caught_up: Option<Duration>) {
-    sweep_at(fixture, &criteria(fixture).await, caught_up).await;
-}
-
-async fn sweep_at(
-    fixture: &TestService<Orders>,
-    criteria: &OverdueCriteria,
-    caught_up: Option<Duration>,
-) {
-    let caught_up = || ready(caught_up);
-    deadline::sweep_once(&fixture.db, &fixture.commands, criteria, caught_up).await.unwrap();
-}
-
-/// By the database's time the order is a minute older; its id stays.
-pub async fn make_older(fixture: &TestService<Orders>, order_id: Uuid) {
-    for statement in [
-        "update orders set created_at = created_at - interval '1 minute' where order_id = $1",
-        "update pending_orders set created_at = created_at - interval '1 minute' where order_id = $1",
-    ] {
-        sqlx::query(statement).bind(order_id).execute(&fixture.db).await.unwrap();
-    }
+/// The timers of these orders, each due by the database's time so long after its order was placed.
+async fn assert_due(fixture: &TestService<Orders>, orders: &[Uuid], deadline: Duration) {
+    let placed =
+        "select order_id, created_at from orders where order_id = any($1) order by created_at";
+    let placed = sqlx::query_as(placed).bind(orders).fetch_all(&fixture.db).await;
+    let placed: Vec<(Uuid, DateTime<Utc>)> = placed.unwrap();
+    let due = placed.into_iter().map(|(order_id, created_at)| {
+        ("timer/deadline".to_string(), order_id.to_string(), created_at + deadline)
+    });
+    assert_eq!(fixture.timers().await, Vec::from_iter(due));
 }
 
 #[tokio::test]
-async fn the_deadline_cancels_only_overdue_pending_orders() {
+async fn an_order_is_due_at_its_deadline_and_without_one_never() {
     let (fixture, client) = fixture_with_items().await;
-    let (confirmed, overdue, other, young) = (
-        post_order(&client).await,
-        post_order(&client).await,
-        post_order(&client).await,
-        post_order(&client).await,
-    );
+    post_order(&client).await;
+    assert_eq!(fixture.timers().await, []);
+    let new_orders = api::NewOrders { deadline: Some(DEADLINE), ..NEW_ORDERS };
+    let watch = fixture.change_feed(&CancellationToken::new());
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, new_orders);
+    let order = post_order(&TestClient::of_api(api)).await;
+    assert_due(&fixture, &[order], DEADLINE).await;
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_pending_order_once_and_no_other() {
+    let (fixture, client) = fixture_with_items().await;
+    let (confirmed, overdue) = (post_order(&client).await, post_order(&client).await);
     deliver(&fixture, &[verified(confirmed)], saga::answered).await;
     deliver(&fixture, &[reserved(confirmed)], saga::answered).await;
-    // By the database's time the last one is young, though its id is not.
-    for order_id in [confirmed, overdue, other] {
-        make_older(&fixture, order_id).await;
-    }
-    assert_eq!(fixture.count_rows("pending_orders").await, 3);
-    sweep(&fixture, Some(Duration::ZERO)).await;
     let status = async |order_id: Uuid| {
         let order = client.get(&format!("/orders/{order_id}")).await.body;
         (order["status"].as_str().unwrap().to_string(), order["reason"].clone())
     };
+    let none: [Uuid; 0] = [];
+    assert_eq!(expire(&fixture, confirmed).await, none);
+    assert_eq!(expire(&fixture, Uuid::now_v7()).await, none, "there is no such order");
+    let timer = Deadline { order_id: overdue };
+    let due = [(Uuid::now_v7(), &timer)];
+    let published = fixture.fire(&due, saga::overdue).await.unwrap();
+    assert_eq!(published.len(), 1);
+    assert_eq!(fixture.fire(&due, saga::overdue).await.unwrap(), none, "it fires once");
+    assert_eq!(expire(&fixture, overdue).await, none);
     assert_eq!(status(confirmed).await, ("confirmed".into(), Value::Null));
     assert_eq!(status(overdue).await, ("cancelled".into(), json!("deadline")));
-    assert_eq!(status(other).await, ("cancelled".into(), json!("deadline")));
-    assert_eq!(status(young).await, ("pending".into(), Value::Null));
-    let cancelled: Vec<_> = fixture
-        .outbox_entries()
-        .await
-        .into_iter()
-        .filter(|(topic, ..)| topic == "orders.cancelled")
-        .collect();
-    let keys: Vec<_> = cancelled.iter().map(|(_, key, _)| key.as_str()).collect();
-    assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
-
-    sweep(&fixture, Some(Duration::ZERO)).await;
-    assert_eq!(fixture.count_rows("pending_orders").await, 1, "those of ended orders are deleted");
-    assert_eq!(fixture.count_rows("chassis.outbox").await, 7, "nothing is cancelled twice");
+    let last = fixture.outbox_entries().await.pop().unwrap();
+    assert_eq!(last, ("orders.cancelled".into(), overdue.to_string(), published[0]));
+    assert_eq!(fixture.count_rows("pending_orders").await, 0);
 }
 
+/// More than one page of them.
 #[tokio::test]
-async fn no_order_is_cancelled_while_responses_may_be_unread() {
+async fn the_setting_holds_for_orders_that_are_older_than_it() {
     let (fixture, client) = fixture_with_items().await;
-    let overdue = post_order(&client).await;
-    make_older(&fixture, overdue).await;
-    // It has been overdue for half a minute.
-    let ago = |seconds| Some(Duration::from_secs(seconds));
-    for (caught_up, status) in [(None, "pending"), (ago(40), "pending"), (ago(20), "cancelled")] {
-        sweep(&fixture, caught_up).await;
-        assert_eq!(client.get(&format!("/orders/{overdue}")).await.body["status"], status);
-    }
-}
-
-#[tokio::test]
-async fn an_order_overdue_later_than_one_with_a_greater_id_is_cancelled_too() {
-    let (fixture, client) = fixture_with_items().await;
-    let (slow, quick) = (post_order(&client).await, post_order(&client).await);
-    make_older(&fixture, quick).await;
-    sweep(&fixture, Some(Duration::ZERO)).await;
-    assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "pending");
-    make_older(&fixture, slow).await;
-    sweep(&fixture, Some(Duration::ZERO)).await;
-    assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "cancelled");
-}
-
-/// It was drawn by a service whose clock was far ahead.
-#[tokio::test]
-async fn an_order_whose_id_has_a_wrong_time_is_cancelled_too() {
-    let (fixture, client) = fixture_with_items().await;
-    let overdue = post_order(&client).await;
-    make_older(&fixture, overdue).await;
-    let strange = Uuid::from_u128(overdue.as_u128() + (1 << 120));
-    for statement in ["update orders set order_id = $1", "update pending_orders set order_id = $1"]
+    let first = post_order(&client).await;
+    let others =
+        "insert into pending_orders select created_at + n * interval '1 ms', gen_random_uuid()
+                  from pending_orders, generate_series(1, 1200) as n";
+    sqlx::query(others).execute(&fixture.db).await.unwrap();
+    let of_first = async || {
+        let timers = fixture.timers().await.into_iter();
+        Vec::from_iter(timers.filter(|(_, key, _)| *key == first.to_string()))
+    };
+    let mut ids = Vec::new();
+    for (deadline, count) in
+        [(Some(DEADLINE), 1_201), (Some(DEADLINE), 1_201), (Some(2 * DEADLINE), 1_201), (None, 0)]
     {
-        sqlx::query(statement).bind(strange).execute(&fixture.db).await.unwrap();
+        deadline::apply(&fixture.db, deadline).await.unwrap();
+        assert_eq!(fixture.count_rows("chassis.scheduled").await, count, "{deadline:?}");
+        let placed: DateTime<Utc> = sqlx::query_scalar("select created_at from orders")
+            .fetch_one(&fixture.db)
+            .await
+            .unwrap();
+        let due = deadline.map(|it| placed + TimeDelta::from_std(it).unwrap());
+        assert_eq!(of_first().await.first().map(|(.., due_at)| *due_at), due);
+        let row = "select event_id, set_at = (select created_at from orders) from chassis.scheduled where key = $1";
+        let row = sqlx::query_as(row).bind(first.to_string()).fetch_optional(&fixture.db).await;
+        let row: Option<(Uuid, bool)> = row.unwrap();
+        assert!(row.is_none_or(|(_, is_of_order)| is_of_order), "measured from when it was placed");
+        ids.push(row.map(|(event_id, _)| event_id));
     }
-    sweep(&fixture, Some(Duration::ZERO)).await;
-    assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], "cancelled");
-}
-
-/// The database's clock is an hour ahead, or the service's is, or the machine slept for so long.
-#[tokio::test]
-async fn an_order_is_cancelled_only_if_both_clocks_and_the_measured_time_agree() {
-    let (fixture, client) = fixture_with_items().await;
-    let order = post_order(&client).await;
-    let agreed = criteria(&fixture).await;
-    let hour = TimeDelta::hours(1);
-    let (service, horizon) = (agreed.service_time, agreed.horizon);
-    let clocks = [
-        // The row is younger than the deadline.
-        OverdueCriteria { service_time: service, horizon: horizon + hour, ..agreed },
-        // Its id is.
-        OverdueCriteria {
-            service_time: service - TimeDelta::minutes(1),
-            horizon: horizon + hour,
-            ..agreed
-        },
-        // No process has run for so long.
-        OverdueCriteria { service_time: service, horizon: horizon - hour, ..agreed },
-    ];
-    let status = async || client.get(&format!("/orders/{order}")).await.body["status"].clone();
-    for (nth, criteria) in clocks.iter().enumerate() {
-        if nth == 1 {
-            make_older(&fixture, order).await;
-        }
-        sweep_at(&fixture, criteria, Some(Duration::ZERO)).await;
-        assert_eq!(status().await, "pending", "{nth}");
-    }
-    sweep_at(&fixture, &clocks[2], Some(Duration::ZERO)).await;
-    sweep(&fixture, Some(Duration::ZERO)).await;
-    assert_eq!(status().await, "cancelled");
+    assert_eq!(ids[0], ids[1], "one that is due at the same time is not set again");
+    assert_ne!(ids[1], ids[2]);
 }

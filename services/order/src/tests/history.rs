@@ -40,7 +40,7 @@ proptest! {
             match step {
                 Some(response) => drop(handle(RESPONSES[response], ORDER, &mut rows, context)),
                 None => {
-                    let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer, caller: Caller::unrestricted() };
+                    let cancel = CancelOrder { order_id: ORDER, caller: Caller::unrestricted() };
                     let _ = cancel.decide(&mut rows, HandlerContext { causation_id: None, ..context });
                 }
             }

@@ -4,7 +4,9 @@ use events::orders::CancelReason;
 use proptest::prelude::*;
 
 use super::*;
-use crate::order::CancelOrder;
+use chassis::Timer;
+
+use crate::order::{CancelOrder, Deadline};
 use crate::saga::{Ended, Refusal};
 
 const STATUSES: [Status; 3] = [Status::Pending, Status::Confirmed, Status::Cancelled];
@@ -149,8 +151,11 @@ fn a_response_that_differs_from_the_order_is_unprocessable() {
 fn a_placed_order_is_pending_and_published_with_our_prices() {
     let mut rows = items();
     let context = HandlerContext { causation_id: None, ..context(1) };
-    let accepted = place(&[("pen", 2), ("ink", 1)]).decide(&mut rows, context).unwrap();
-    let event = accepted.event.unwrap();
+    let deadline = Some(Duration::from_secs(60));
+    let place = PlaceOrder { deadline, ..place(&[("pen", 2), ("ink", 1)]) };
+    let accepted = place.decide(&mut rows, context).unwrap();
+    let (event, timer) = accepted.event.unwrap();
+    assert_eq!(timer, Some(Deadline { order_id: ORDER }.at(context.now + Duration::from_secs(60))));
     assert_eq!(
         (event.order_id, event.customer_id, event.occurred_at),
         (ORDER, CUSTOMER, context.now)
@@ -196,17 +201,25 @@ fn an_order_committed_by_an_earlier_attempt_is_not_placed_again() {
 }
 
 #[test]
-fn a_cancel_ends_a_pending_order_and_no_other() {
+fn a_customer_and_the_deadline_end_a_pending_order_and_no_other() {
+    let cancel = CancelOrder { order_id: ORDER, caller: Caller::unrestricted() };
+    let deadline = Deadline { order_id: ORDER };
     for (reason, published) in
         [(Reason::Customer, CancelReason::Customer), (Reason::Deadline, CancelReason::Deadline)]
     {
         for legs in 0..25 {
             let (payment, stock) = (LEGS[legs / 5], LEGS[legs % 5]);
-            let cancel = CancelOrder { order_id: ORDER, reason, caller: Caller::unrestricted() };
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
-            let accepted = cancel.decide(&mut rows_of_pending, context(1)).unwrap();
-            let Some(Ended::Cancelled(event)) = accepted.event else { panic!("{accepted:?}") };
+            let ended = match reason {
+                Reason::Deadline => saga::overdue(&deadline, &mut rows_of_pending, context(1)),
+                _ => {
+                    let accepted = cancel.decide(&mut rows_of_pending, context(1)).unwrap();
+                    assert_eq!(Some(&accepted.output), rows_of_pending.order(ORDER));
+                    Ok(accepted.event)
+                }
+            };
+            let Ok(Some(Ended::Cancelled(event))) = ended else { panic!("{ended:?}") };
             assert_eq!(
                 (event.order_id, event.reason, event.occurred_at),
                 (ORDER, published, context(1).now)
@@ -215,25 +228,26 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             let (status, reason) = (Status::Cancelled, Some(reason));
             let ended =
                 Order { status, reason, ended_at, ended_event_id, last_position: 1, ..pending };
-            assert_eq!((rows_of_pending.order(ORDER), &accepted.output), (Some(&ended), &ended));
+            assert_eq!(rows_of_pending.order(ORDER), Some(&ended));
             assert_eq!(rows_of_pending.history().len(), 1);
 
             for status in [Status::Cancelled, Status::Confirmed] {
                 let before = order(ORDER, status, payment, stock);
                 let mut rows = rows(before.clone());
-                // A customer is told that it is too late. The deadline's sweep asks for nothing more.
-                let answer = match (status, cancel.reason) {
-                    (Status::Confirmed, Reason::Customer) => Err(Refusal::AlreadyConfirmed),
+                // A customer is told that it is too late. The deadline asks for nothing more.
+                let answer = match status {
+                    Status::Confirmed => Err(Refusal::AlreadyConfirmed),
                     _ => Ok(CancelOrder::ok(before.clone())),
                 };
                 assert_eq!(cancel.decide(&mut rows, context(1)), answer);
+                assert_eq!(saga::overdue(&deadline, &mut rows, context(1)), Ok(None));
                 assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
             }
         }
     }
-    let cancel =
-        CancelOrder { order_id: ORDER, reason: Reason::Customer, caller: Caller::unrestricted() };
-    assert_eq!(cancel.decide(&mut Orders::default(), context(1)), Err(Refusal::NoSuchOrder));
+    let mut none = Orders::default();
+    assert_eq!(cancel.decide(&mut none, context(1)), Err(Refusal::NoSuchOrder));
+    assert_eq!(saga::overdue(&deadline, &mut none, context(1)), Ok(None), "its row is gone");
 }
 
 #[test]
@@ -286,7 +300,7 @@ proptest! {
             let published = match step {
                 Some(response) => handle(RESPONSES[response], order_id, &mut rows, context).map_err(|_| ()),
                 None => {
-                    let cancel = CancelOrder { order_id, reason: Reason::Customer, caller: Caller::unrestricted() };
+                    let cancel = CancelOrder { order_id, caller: Caller::unrestricted() };
                     let cancelled = cancel.decide(&mut rows, context).map_err(|_| ());
                     cancelled.map(|accepted| accepted.event.map(|_| "orders.cancelled"))
                 }

@@ -12,10 +12,7 @@ async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
     let keys = || {
         let mut keys = <Orders as UnitOfWork>::Keys::default();
         for order_id in [known, ORDER] {
-            Orders::keys(
-                &CancelOrder { order_id, reason: Reason::Customer, caller: Caller::unrestricted() },
-                &mut keys,
-            );
+            Orders::keys(&CancelOrder { order_id, caller: Caller::unrestricted() }, &mut keys);
         }
         for item in [&pen, &nib] {
             Orders::keys(item, &mut keys);

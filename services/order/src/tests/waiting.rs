@@ -14,7 +14,7 @@ async fn with_timeout<T>(answer: impl Future<Output = T>) -> T {
 /// The API of another replica, which the commits of this fixture do not wake.
 fn other_replica(fixture: &TestService<Orders>) -> TestClient {
     let watch = fixture.remote_change_feed(&CancellationToken::new());
-    TestClient::of_api(api::router(fixture.db.clone(), fixture.commands.clone(), watch, Vec::new()))
+    TestClient::of_api(api::router(fixture.db.clone(), fixture.commands.clone(), watch, NEW_ORDERS))
 }
 
 async fn text(response: axum::response::Response) -> String {

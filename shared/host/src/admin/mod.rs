@@ -5,6 +5,7 @@
 //! authentication: it listens on loopback and rejects the requests of browsers, and an address that others can reach
 //! breaks that protection.
 
+mod calls;
 pub(crate) mod dead_letters;
 pub mod discard;
 mod handled_events;
@@ -47,7 +48,9 @@ pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> OpenApiRout
         .with_state(dead_letters.db.clone());
     let topics = dead_letters.router.topics().map(|topic| topic.name).collect();
     let handled_events = handled_events::router(dead_letters.db.clone(), topics);
-    dead_letters::router(dead_letters).merge(consumer).merge(handled_events)
+    let calls = dead_letters.router.has_calls().then(|| calls::router(dead_letters.db.clone()));
+    let admin = dead_letters::router(dead_letters).merge(consumer).merge(handled_events);
+    calls.into_iter().fold(admin, OpenApiRouter::merge)
 }
 
 /// Shows since when the consumer is paused, by whom and why.

@@ -13,6 +13,7 @@ use messaging::crash_point;
 use messaging::db::{self, DbErrorClass};
 use messaging::dead_letter::{self, DeadLetter, DeadLetterReason, DeadLetterState};
 use messaging::event::avro::{Undecodable, unframe};
+use messaging::event::is_scheduled;
 use messaging::flow::wakeups::Wakeups;
 use messaging::kafka::record::{dataschema, schema_id};
 use messaging::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
@@ -255,7 +256,14 @@ impl<R: UnitOfWork> DeadLetters<R> {
             return Err(Undecodable(reason));
         }
         let record = dead_letter.record.as_deref();
-        let (id, body) = unframe(record.ok_or(Undecodable("the record is empty".into()))?)?;
+        let record = record.ok_or(Undecodable("the record is empty".into()))?;
+        if is_scheduled(&dead_letter.topic) {
+            let timer = serde_json::from_slice(record);
+            decoded.event =
+                Some(timer.map_err(|error| Undecodable(format!("it is no JSON: {error}")))?);
+            return Ok(());
+        }
+        let (id, body) = unframe(record)?;
         let schemas = self.registry.get_schemas([id]).await;
         let reason = match schemas.find(id, dataschema(&dead_letter.to_message())) {
             CachedSchema::Resolved(written) => {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::config::secret::Secret;
+
 /// A configuration that no service can run with, in one sentence.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -75,6 +77,22 @@ pub(crate) fn read_os<C: clap::Parser>(
         .try_get_matches_from(flags)
         .and_then(|matches| C::from_arg_matches(&matches))
         .map_err(|error| describe_error::<C>(&error))
+}
+
+/// The present value of a secret that the environment holds, or that the file of its variable holds; `None` without one.
+///
+/// # Errors
+/// If its file cannot be read, or it is no text of one line.
+pub(crate) fn read_secret(name: &str) -> Result<Option<Secret>, BadConfiguration> {
+    let file_variable = file_variable(name);
+    let value = match std::env::var_os(&file_variable).filter(|file| !file.is_empty()) {
+        None => std::env::var_os(name),
+        Some(file) => Some(OsString::from_vec(std::fs::read(&file).map_err(|error| {
+            BadConfiguration(format!("the file of {file_variable} cannot be read: {error}"))
+        })?)),
+    };
+    let text = value.map(|value| variable_text(name, value, true)).transpose()?;
+    Ok(text.flatten().map(Secret::from))
 }
 
 /// The variable that names a file with a secret, in place of the variable that holds the secret.

@@ -12,7 +12,8 @@ use crate::db::pool::{connect, connect_options};
 use crate::testing::{config, fresh_database};
 
 /// Each table of the chassis: a column of it, and whether the serving role updates and deletes its rows.
-const CHASSIS_TABLES: [(&str, &str, bool, bool); 19] = [
+const CHASSIS_TABLES: [(&str, &str, bool, bool); 21] = [
+    ("calls", "tries", true, true),
     ("captured_answers", "key", false, true),
     ("captured_events", "key", false, true),
     ("clock_ticks", "recorded_at", false, true),
@@ -29,6 +30,7 @@ const CHASSIS_TABLES: [(&str, &str, bool, bool); 19] = [
     ("outbox_schema_ids", "source", false, false),
     ("outbox_schemas", "schema", false, false),
     ("rewinds", "reason", false, false),
+    ("scheduled", "due_at", true, true),
     ("schema_ids", "schema", false, false),
     ("unfinished_erasures", "person_id", false, false),
     ("write_offs", "amount", false, false),

@@ -18,8 +18,8 @@ use utoipa_axum::routes;
 use crate::http::cached_answer::CachedAnswer;
 use crate::http::problem::Problem;
 
-/// Serves `GET /books`: the one row that `sums` selects, as a JSON object with a field for each column, and what
-/// the service wrote off with dead letters that were discarded. One of the columns is whether it is `balanced`.
+/// Serves `GET /books`: the one row that `sums` selects, as a JSON object with a field for each column, what the
+/// service wrote off with dead letters that were discarded, and how many timers are pending. One of the columns is whether it is `balanced`.
 /// One statement sees the database at one moment, so no writer needs to stop for it. The database writes the
 /// JSON: a sum of `bigint`s is a `numeric` there, and needs no type here that is large enough.
 ///
@@ -51,6 +51,15 @@ struct Books {
     balanced: bool,
     /// What was given up with dead letters that were discarded, by unit.
     written_off: Vec<WrittenOff>,
+    /// The timers that are pending, by name. Absent while there is none.
+    timers: Option<Vec<PendingTimers>>,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct PendingTimers {
+    timer: String,
+    pending: i64,
 }
 
 #[derive(ToSchema)]
@@ -80,7 +89,9 @@ async fn show(
 async fn read(db: &PgPool, sums: &str) -> Result<String, Problem> {
     let mut tx = db.begin().await?;
     sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
-    let books = sqlx::query_scalar(AssertSqlSafe(with_write_offs(sums)));
+    let has_timers = "select exists (select from chassis.scheduled)";
+    let has_timers = sqlx::query_scalar(has_timers).fetch_one(&mut *tx).await?;
+    let books = sqlx::query_scalar(AssertSqlSafe(with_chassis(sums, has_timers)));
     let books: String = books.fetch_one(&mut *tx).await?;
     tx.rollback().await?;
     Ok(books)
@@ -95,14 +106,22 @@ fn accepted_age(headers: &HeaderMap) -> Duration {
     Duration::from_secs(age.and_then(|seconds| seconds.parse().ok()).unwrap_or_default())
 }
 
-/// The statement that reads the books. Write-offs are summed by unit.
-fn with_write_offs(sums: &str) -> String {
+/// The statement that reads the books. Write-offs are summed by unit, and timers are counted by name.
+fn with_chassis(sums: &str, has_timers: bool) -> String {
+    let timers = match has_timers {
+        false => "",
+        true => {
+            ", (select json_agg(of_name order by timer)
+                from (select source as timer, count(*) as pending
+                      from chassis.scheduled group by source) as of_name) as timers"
+        }
+    };
     format!(
         "select row_to_json(books)::text from (
              select sums.*, coalesce(
                  (select json_agg(total order by unit)
                   from (select unit, sum(amount) as amount from chassis.write_offs group by unit) as total),
-                 '[]') as written_off
+                 '[]') as written_off {timers}
              from ({sums}) as sums) as books"
     )
 }

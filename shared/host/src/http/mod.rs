@@ -7,6 +7,7 @@
 
 pub mod books;
 pub mod cached_answer;
+pub(crate) mod call_target;
 pub(crate) mod caller_shares;
 pub mod callers;
 pub mod change_feed;

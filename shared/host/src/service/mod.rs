@@ -4,6 +4,7 @@
 //! loses no command that was answered. A loop that outlives the others breaks it, and so does a loop that stops
 //! before the API has drained.
 
+pub mod calls;
 mod certificates;
 pub mod frontend;
 pub(crate) mod lifecycle;
@@ -217,7 +218,11 @@ impl Service {
         let (db, registry) = (self.db.clone(), self.registry.clone());
         let router = Arc::new(handlers.into_router(self.name));
         let wakeups = self.wakeups.clone();
-        let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
+        let scheduler_heartbeat = router
+            .has_timers()
+            .then(|| self.heartbeats.register("scheduler", CONSUMER_HEARTBEAT_TIMEOUT));
+        let resources =
+            ConsumerResources { db, registry, wakeups, heartbeat, scheduler_heartbeat, router };
         Consumer(consumer::Consumer::new(self.name, self.kafka.subscribe(), resources))
     }
 

@@ -72,7 +72,7 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 11] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
     (
         refusals::COUNTER,
         "Times that another system refused this service, by system and kind: its password or its rights.",
@@ -81,6 +81,7 @@ const COUNTERS: [(&str, &str); 11] = [
         log_buffer::LOST_COUNTER,
         "Lines of the log that were lost because nothing read it in time, by level.",
     ),
+    ("calls_tried_total", "Tries of outside calls, by call and what each met."),
     ("http_requests_total", "Requests answered, by method, route and status."),
     ("http_requests_refused_total", "Requests refused because of their access token, by reason."),
     (
@@ -104,7 +105,7 @@ const COUNTERS: [(&str, &str); 11] = [
     ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
 ];
 
-const GAUGES: [(&str, &str); 15] = [
+const GAUGES: [(&str, &str); 18] = [
     ("build_info", "1, with the version of the service."),
     (
         "consumer_events_deferred",
@@ -120,6 +121,12 @@ const GAUGES: [(&str, &str); 15] = [
         "1 while the consumer waits for an operator to resume it, by the cause of its pause.",
     ),
     ("dead_letters_waiting", "Dead letters that wait for an operator, up to 1,000."),
+    ("call_oldest_seconds", "For how long the oldest call to a target has been pending."),
+    ("scheduler_active", "1 in the instance that fires the timers of the service."),
+    (
+        "timer_oldest_due_seconds",
+        "For how long the earliest timer of a name has been due and has not fired.",
+    ),
     ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
     (
         "outbox_slot_active",

@@ -5,6 +5,7 @@ use messaging::consumer::router::BoundHandler;
 use messaging::event::Outcome;
 use messaging::telemetry::panics::catch_panic;
 use messaging::transaction::incoming_record::EventHandler;
+use messaging::transaction::incoming_record::Source;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminOptions, GroupResult};
 use rdkafka::config::RDKafkaLogLevel;
@@ -174,7 +175,8 @@ fn an_event_of_another_service_is_rejected_as_an_answer() {
             Ok(Some(Tallied::<2> { till: received.till.clone(), total: received.amount }))
         };
         let event = counted::<1>("a", 1);
-        let received = BoundHandler { service, event, handler, on_discard: None };
+        let source = Source::Topic(Counted::<1>::topic());
+        let received = BoundHandler { service, source, event, handler, on_discard: None };
         catch_panic(|| received.decide(&mut Tills::default(), at))
     };
     assert_eq!(answered(names(2).service).unwrap().unwrap().with_ids(at).count(), 1);
@@ -257,10 +259,12 @@ fn a_discard_without_an_impact_of_its_own_is_described_by_its_topic() {
         consequence
     }
     let (handler, event) = (tally::<1>, counted::<1>("a", 1));
-    let fact = consequence(BoundHandler { service, event, handler, on_discard: None });
+    let source = Source::Topic(Counted::<1>::topic());
+    let fact = consequence(BoundHandler { service, source, event, handler, on_discard: None });
     assert!(fact.contains("never handles") && fact.contains(names(1).counted.name), "{fact}");
     let event = Labelled { till: "a".into(), version: 1 };
-    let state = consequence(BoundHandler { service, event, handler: label, on_discard: None });
+    let (source, handler) = (Source::Topic(Labelled::topic()), label);
+    let state = consequence(BoundHandler { service, source, event, handler, on_discard: None });
     assert!(state.contains("until ") && state.contains(Labelled::topic().name), "{state}");
 }
 

@@ -4,7 +4,7 @@ use messaging::db;
 use messaging::kafka::record::schema_id;
 use messaging::transaction::events::apply_events;
 use messaging::transaction::failure::Next;
-use messaging::transaction::incoming_record::Content;
+use messaging::transaction::incoming_record::{Content, Source};
 use serde_json::{Value, json};
 
 use super::admin_client::{OPERATOR, get, outcome, post, refused, send_request, state_counts};
@@ -37,7 +37,7 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
         let parse = || resources.router.parse(record.clone(), &schemas);
         let mut items = [parse(), parse()];
         let Content::Event(of, _) = &mut items[1].content else { panic!("it is an event") };
-        *of = topic;
+        *of = Source::Topic(topic);
         let mut tx = db::begin(&fixture.db).await.unwrap();
         let now = db::now(&mut tx).await.unwrap();
         let applied = apply_events(&mut tx, &items, now, true, 1).await;

@@ -165,7 +165,10 @@ impl<const TEST: u32> Fixture<TEST> {
         let (db, registry) = (self.db.clone(), self.registry());
         let router = Arc::new(handlers.into_router(self.service));
         let wakeups = self.wakeups.clone();
-        let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
+        let scheduler_heartbeat =
+            router.has_timers().then(|| Heartbeats::default().register("scheduler", TEST_TIMEOUT));
+        let resources =
+            ConsumerResources { db, registry, wakeups, heartbeat, scheduler_heartbeat, router };
         Consumer::new(self.service, kafka, resources)
     }
 

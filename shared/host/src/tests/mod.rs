@@ -15,6 +15,7 @@ mod support;
 mod test_server;
 
 mod admin_description;
+mod calls;
 mod change_feed;
 mod clock;
 mod commands;
@@ -46,6 +47,7 @@ mod replaced_registry;
 mod retention;
 mod schema_evolution;
 mod sender;
+mod timers;
 mod trace_propagation;
 mod transient_failures;
 

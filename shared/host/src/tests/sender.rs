@@ -349,7 +349,7 @@ async fn a_backlog_of_other_topics_is_sent_without_a_pause_beside_a_topic_that_b
 #[tokio::test]
 async fn the_outbox_query_reads_only_the_rows_that_it_returns_and_in_order() {
     let fixture = Fixture::<122>::create().await;
-    let (mut db, _) = session::open(&fixture.db).await.unwrap();
+    let mut db = session::open(&fixture.db).await.unwrap().session;
     for deletes in [false, true] {
         let explain = format!("explain (generic_plan) {}", select_statement(deletes, false));
         let plan: Vec<String> = sqlx::raw_sql(AssertSqlSafe(explain))

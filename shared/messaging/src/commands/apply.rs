@@ -10,9 +10,8 @@ use crate::commands::queue::QueuedCommand;
 use crate::commands::refusal::HostRefusal;
 use crate::commands::reply::Reply;
 use crate::event::{HandlerContext, Unprocessable};
-use crate::outbox::Envelope;
 use crate::transaction::failure::Failure;
-use crate::transaction::{DedupKey, WorkItem};
+use crate::transaction::{DedupKey, Wanted, WorkItem};
 use crate::unit_of_work::UnitOfWork;
 use crate::unit_of_work::write_batch::WriteBatch;
 
@@ -45,17 +44,16 @@ impl<R: UnitOfWork, P: HostRefusal> WorkItem<R> for QueuedCommand<R, P> {
         &self,
         rows: &mut R,
         now: DateTime<Utc>,
-    ) -> Result<(Self::Output, Vec<Envelope>), Unprocessable> {
+    ) -> Result<(Self::Output, Wanted), Unprocessable> {
         let context = HandlerContext { now, event_id: self.event_id, causation_id: None };
         let current = self.context.clone().attach();
         let decided = self.command.decide(rows, context);
         drop(current);
         match decided {
-            Ok((reply, events)) => {
-                let envelopes = Envelope::of_decision(events, context, &self.context);
-                Ok((Ok(reply), envelopes))
+            Ok((reply, effects)) => {
+                Ok((Ok(reply), Wanted::of_decision(effects, context, &self.context)))
             }
-            Err(refused) => Ok((Err(refused), Vec::new())),
+            Err(refused) => Ok((Err(refused), Wanted::default())),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::commands::command::Command;
 use crate::commands::idempotency::IdempotentRequest;
 use crate::commands::refusal::{HostRefusal, Refusal};
 use crate::commands::reply::Reply;
-use crate::event::{HandlerContext, OutgoingEvents};
+use crate::event::{Effects, HandlerContext};
 use crate::flow::linger::LingerLimits;
 use crate::unit_of_work::{Loads, UnitOfWork};
 
@@ -73,7 +73,7 @@ impl<R: UnitOfWork, P: HostRefusal> QueuedCommand<R, P> {
 /// A command without its type, as the executors need it: the keys of its rows, and its decision.
 pub(crate) trait ErasedCommand<R: UnitOfWork, P>: Send + Sync {
     fn keys(&self, keys: &mut R::Keys);
-    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<(Reply, OutgoingEvents), P>;
+    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<(Reply, Effects), P>;
 }
 
 /// A command with the name of its service.
@@ -90,10 +90,10 @@ impl<C: Command<Refusal: Into<P>>, P> ErasedCommand<C::Aggregate, P> for BoundCo
         &self,
         rows: &mut C::Aggregate,
         context: HandlerContext,
-    ) -> Result<(Reply, OutgoingEvents), P> {
+    ) -> Result<(Reply, Effects), P> {
         let accepted = self.command.decide(rows, context).map_err(Into::into)?;
         let (reply, event) = accepted.into_parts();
-        let events = OutgoingEvents::of(event);
+        let events = Effects::of(event);
         events.assert_published_by(self.service);
         Ok((reply, events))
     }

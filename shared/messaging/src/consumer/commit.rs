@@ -18,7 +18,8 @@ use crate::consumer::resources::ConsumerResources;
 use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::dead_letter::{self, DeadLetterReason, RecordPosition};
-use crate::transaction::events::apply_events;
+use crate::flow::wakeups::Wakeups;
+use crate::transaction::events::{AppliedEvents, apply_events};
 use crate::transaction::failure::Failure;
 use crate::transaction::incoming_record::IncomingRecord;
 use crate::transaction::part::Part;
@@ -36,6 +37,17 @@ pub(crate) struct CommittedPart {
 }
 
 impl CommittedPart {
+    /// After the commit, never before.
+    pub fn new(
+        mut effect: AppliedEvents,
+        dead_letters: Vec<RecordPosition>,
+        wakeups: &Wakeups,
+    ) -> CommittedPart {
+        let had_effect = std::mem::take(&mut effect.had_effect);
+        let handled = effect.after_commit(wakeups);
+        CommittedPart { handled, dead_letters: dead_letters.into_iter().collect(), had_effect }
+    }
+
     /// The records of its part that became dead letters in this transaction.
     pub fn new_dead_letters<'p, R: UnitOfWork>(
         &self,
@@ -103,16 +115,14 @@ impl<'a, R: UnitOfWork> PartCommitter<'a, R> {
             Ok::<_, Failure>((effect, new))
         };
         let prepared = prepared.await;
-        let (tx, (mut effect, new)) = tx.keep_or_rollback(prepared).await?;
+        let (tx, (effect, new)) = tx.keep_or_rollback(prepared).await?;
         crash_point!("dead_letters.stored", !dead_letters.is_empty());
         crash_point!("consumer.prepared", effect.has_effect());
         tx.commit().await?;
         crash_point!("dead_letters.committed", !dead_letters.is_empty());
         crash_point!("consumer.committed", effect.has_effect());
         self.expects_duplicates = effect.has_duplicates();
-        let had_effect = std::mem::take(&mut effect.had_effect);
-        let handled = effect.after_commit(&self.resources.wakeups);
-        Ok(CommittedPart { handled, dead_letters: new.into_iter().collect(), had_effect })
+        Ok(CommittedPart::new(effect, new, &self.resources.wakeups))
     }
 
     /// Notes the records of a batch: no offset above them is stored before they are handled.
@@ -131,13 +141,7 @@ impl<'a, R: UnitOfWork> PartCommitter<'a, R> {
         committed: &CommittedPart,
         assigned: &Assignment,
     ) {
-        for (item, reason) in committed.new_dead_letters(part) {
-            let (topic, partition, offset) = item.position();
-            let reason: String = reason.detail.chars().take(300).collect();
-            item.in_context(|| error!("{topic}[{partition}]@{offset} is a dead letter: {reason}"));
-            item.trace_dead_letter(&reason);
-            counter!("dead_letters_total", "topic" => topic.to_string()).increment(1);
-        }
+        log_dead_letters(part, committed);
         self.report_gaps(part, committed);
         let mut handled: HashMap<(&str, i32), Option<i64>> = HashMap::new();
         for item in &part.items {
@@ -168,6 +172,20 @@ impl<'a, R: UnitOfWork> PartCommitter<'a, R> {
             let (topic, partition, offset) = item.position();
             gaps.record_first_handling(topic, partition, offset);
         }
+    }
+}
+
+/// After the commit, never before: logs, traces and counts the new dead letters.
+pub(crate) fn log_dead_letters<R: UnitOfWork>(
+    part: &Part<IncomingRecord<R>>,
+    committed: &CommittedPart,
+) {
+    for (item, reason) in committed.new_dead_letters(part) {
+        let (topic, partition, offset) = item.position();
+        let reason: String = reason.detail.chars().take(300).collect();
+        item.in_context(|| error!("{topic}[{partition}]@{offset} is a dead letter: {reason}"));
+        item.trace_dead_letter(&reason);
+        counter!("dead_letters_total", "topic" => topic.to_string()).increment(1);
     }
 }
 

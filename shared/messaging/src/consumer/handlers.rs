@@ -2,11 +2,17 @@
 //! run.
 
 use crate::consumer::router::{
-    BoundHandler, DecodeFn, DiscardFn, EventRouter, HandlerFn, Route, Routes,
+    BoundHandler, DecodeFn, DiscardFn, EventRouter, HandlerFn, JsonDecodeFn, Route, Routes, topics,
 };
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Topic};
+use crate::event::avro::Undecodable;
+use crate::event::{
+    Answered, CALL_PREFIX, Call, Event, Guard, HandlerContext, HandlerResult, Outcome,
+    TIMER_PREFIX, Timer, Topic,
+};
+use crate::transaction::incoming_record::Source;
 use crate::unit_of_work::{Loads, UnitOfWork};
+use serde::de::DeserializeOwned;
 
 /// The handlers of a service. `R` is its unit of work.
 pub struct Handlers<R: UnitOfWork> {
@@ -61,9 +67,67 @@ impl<R: UnitOfWork> Handlers<R> {
         self.add(handler, Some(on_discard))
     }
 
+    /// Adds the handler of a timer, which is called when the timer is due. Its type determines the name.
+    ///
+    /// A timer fires once in effect, at its time or later: never if it was cancelled or moved before, by another
+    /// decision that committed first. The handler looks at the rows, which may have changed since the timer was set.
+    ///
+    /// # Panics
+    /// If the name has a handler already, or is none of a timer.
+    pub fn on_due<T: Timer, O: Outcome + 'static>(
+        self,
+        handler: fn(&T, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Handlers<R>
+    where
+        R: Loads<T>,
+    {
+        assert!(
+            T::NAME.starts_with(TIMER_PREFIX),
+            "{} does not begin with {TIMER_PREFIX}",
+            T::NAME
+        );
+        self.on_scheduled(T::NAME, T::GUARD, handler)
+    }
+
+    /// Adds the handler of what comes back of a call. Its type determines the name.
+    ///
+    /// It hears each result once in effect: *done*, *refused* or *unknown*, and after *unknown* perhaps *done late*.
+    ///
+    /// # Panics
+    /// If the name has a handler already, or is none of a call.
+    pub fn on_answer<C: Call, O: Outcome + 'static>(
+        self,
+        handler: fn(&Answered<C>, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Handlers<R>
+    where
+        R: Loads<Answered<C>>,
+    {
+        assert!(C::NAME.starts_with(CALL_PREFIX), "{} does not begin with {CALL_PREFIX}", C::NAME);
+        self.on_scheduled(C::NAME, Guard::NONE, handler)
+    }
+
+    fn on_scheduled<T: DeserializeOwned + Send + Sync + 'static, O: Outcome + 'static>(
+        mut self,
+        name: &'static str,
+        guard: Guard,
+        handler: HandlerFn<R, T, O>,
+    ) -> Handlers<R>
+    where
+        R: Loads<T>,
+    {
+        let source = Source::Scheduled(name);
+        let decode: JsonDecodeFn<R> = Box::new(move |service, body| {
+            let event = serde_json::from_slice::<T>(body);
+            let event = event.map_err(|error| Undecodable(format!("it is no {name}: {error}")))?;
+            Ok(Box::new(BoundHandler { service, source, event, handler, on_discard: None }))
+        });
+        self.insert(name, Route::Scheduled(name, guard, decode));
+        self
+    }
+
     /// The topics that the service consumes, in the order of their names.
     pub fn topics(&self) -> Vec<&'static Topic> {
-        self.routes.values().map(|route| route.topic).collect()
+        topics(&self.routes).collect()
     }
 
     /// The router of the records of this service.
@@ -79,13 +143,17 @@ impl<R: UnitOfWork> Handlers<R> {
     where
         R: Loads<E>,
     {
-        let topic = E::topic();
+        let (topic, source) = (E::topic(), Source::Topic(E::topic()));
         let decode: DecodeFn<R> = Box::new(move |service, written, body| {
             let event: E = topic.codec().decode(written, body)?;
-            Ok(Box::new(BoundHandler { service, event, handler, on_discard }))
+            Ok(Box::new(BoundHandler { service, source, event, handler, on_discard }))
         });
-        let earlier = self.routes.insert(topic.name, Route { topic, decode });
-        assert!(earlier.is_none(), "{} has two handlers", topic.name);
+        self.insert(topic.name, Route::Topic(topic, decode));
         self
+    }
+
+    fn insert(&mut self, name: &'static str, route: Route<R>) {
+        let earlier = self.routes.insert(name, route);
+        assert!(earlier.is_none(), "{name} has two handlers");
     }
 }

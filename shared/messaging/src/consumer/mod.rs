@@ -23,14 +23,15 @@ pub mod rebalance;
 mod replacement;
 pub mod resources;
 pub mod rewind;
-mod start;
 pub mod router;
+mod scheduler;
+mod start;
 pub mod wait;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use metrics::{counter, gauge};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
@@ -46,6 +47,8 @@ use crate::consumer::prefetched_record::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::replacement::Replacement;
 use crate::consumer::resources::ConsumerResources;
+use crate::consumer::scheduler::Scheduler;
+use crate::consumer::wait::LoopWait;
 use crate::dead_letter;
 use crate::event::Isolation;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
@@ -115,7 +118,15 @@ impl<R: UnitOfWork> Consumer<R> {
             }
             anyhow::Ok(())
         };
-        let ended = try_join_all(topics.iter().map(read)).await.map(drop);
+        let fire = async {
+            if let Some(heartbeat) = &self.resources.scheduler_heartbeat {
+                let wakeups = &self.resources.wakeups;
+                let wait = LoopWait { heartbeat, wakeups, stop: &stop };
+                Scheduler::new(&self.resources, &self.lag, wait).run().await;
+            }
+            Ok(())
+        };
+        let ended = try_join(try_join_all(topics.iter().map(read)), fire).await.map(drop);
         pruning.iter().for_each(JoinHandle::abort);
         ended
     }

@@ -16,5 +16,7 @@ pub struct ConsumerResources<R: UnitOfWork> {
     pub registry: Arc<SchemaRegistryClient>,
     pub wakeups: Arc<Wakeups>,
     pub heartbeat: Heartbeat,
+    /// That of the scheduler. A service without timers has none.
+    pub scheduler_heartbeat: Option<Heartbeat>,
     pub router: Arc<EventRouter<R>>,
 }

@@ -1,5 +1,5 @@
-//! The router: the topics that a service subscribes to, and for each the schema and the handler of its events.
-//! Batches from Kafka and dead letters that an operator replays are decoded here alike.
+//! The router: the topics that a service subscribes to, and for each the schema and the handler of its events; and its
+//! timers. Batches from Kafka, timers that are due, and dead letters that an operator replays are decoded here alike.
 
 use std::collections::BTreeMap;
 
@@ -9,96 +9,122 @@ use uuid::Uuid;
 use crate::dead_letter::DeadLetterReason;
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::event::avro::{Codec, Undecodable, unframe};
+use crate::event::timer::{Guard, TimerKey};
 use crate::event::{
-    Event, HandlerContext, HandlerResult, Isolation, Outcome, OutgoingEvents, Retention, Topic,
-    Unprocessable, response_id,
+    CALL_PREFIX, Effects, HandlerContext, HandlerResult, Isolation, Outcome, Retention, Topic,
+    Unprocessable, is_scheduled, response_id,
 };
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
 use crate::kafka::schema_registry::CachedSchema;
 use crate::kafka::writer_schemas::WriterSchemas;
-use crate::transaction::incoming_record::{Content, EventHandler, IncomingRecord};
+use crate::scheduled::DueRow;
+use crate::telemetry;
+use crate::transaction::incoming_record::{Content, EventHandler, IncomingRecord, Source};
 use crate::unit_of_work::{Loads, UnitOfWork};
 
-/// The topics that a service subscribes to.
+/// The topics that a service subscribes to, and its timers.
 pub struct EventRouter<R: UnitOfWork> {
     service: &'static str,
-    by_topic: Routes<R>,
+    routes: Routes<R>,
 }
 
-/// The routes of the topics, by name.
+/// The routes of topics, timers and calls, by name.
 pub(crate) type Routes<R> = BTreeMap<&'static str, Route<R>>;
 
-/// How the records of a topic are decoded.
-pub(crate) struct Route<R: UnitOfWork> {
-    pub topic: &'static Topic,
-    pub decode: DecodeFn<R>,
+/// How the records of a topic, or what was scheduled under a name, are decoded.
+pub(crate) enum Route<R: UnitOfWork> {
+    Topic(&'static Topic, DecodeFn<R>),
+    Scheduled(&'static str, Guard, JsonDecodeFn<R>),
 }
 
-/// Decodes the body of an event for the service of this name.
-pub(crate) type DecodeFn<R> = Box<
-    dyn Fn(&'static str, &Codec, &[u8]) -> Result<Box<dyn EventHandler<R>>, Undecodable>
-        + Send
-        + Sync,
->;
+/// What a body is decoded into, for the service of this name.
+type Decoded<R> = Result<Box<dyn EventHandler<R>>, Undecodable>;
+pub(crate) type DecodeFn<R> = Box<dyn Fn(&'static str, &Codec, &[u8]) -> Decoded<R> + Send + Sync>;
+pub(crate) type JsonDecodeFn<R> = Box<dyn Fn(&'static str, &[u8]) -> Decoded<R> + Send + Sync>;
 
 pub(crate) type HandlerFn<R, E, O> = fn(&E, &mut R, HandlerContext) -> HandlerResult<O>;
 
 /// The function that states what a discard costs.
 pub(crate) type DiscardFn<R, E> = fn(&E, &R) -> DiscardImpact;
 
-/// An event with the functions of its service that handle it.
+/// An event, or a timer that is due, with the functions of its service that handle it.
 pub struct BoundHandler<R, E, O> {
     pub service: &'static str,
+    pub source: Source,
     pub event: E,
     pub handler: HandlerFn<R, E, O>,
     pub on_discard: Option<DiscardFn<R, E>>,
 }
 
-impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O> {
+impl<R: Loads<E>, E: Send + Sync, O: Outcome> EventHandler<R> for BoundHandler<R, E, O> {
     fn keys(&self, keys: &mut R::Keys) {
         R::keys(&self.event, keys);
     }
     fn response_id(&self, event_id: Uuid) -> Uuid {
         response_id(self.service, event_id)
     }
-    fn decide(
-        &self,
-        rows: &mut R,
-        context: HandlerContext,
-    ) -> Result<OutgoingEvents, Unprocessable> {
-        let events = OutgoingEvents::of((self.handler)(&self.event, rows, context)?);
-        events.assert_published_by(self.service);
-        Ok(events)
+    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<Effects, Unprocessable> {
+        let effects = Effects::of((self.handler)(&self.event, rows, context)?);
+        effects.assert_published_by(self.service);
+        Ok(effects)
     }
     fn discard_impact(&self, rows: &R) -> DiscardImpact {
         match self.on_discard {
             Some(on_discard) => on_discard(&self.event, rows),
-            None => default_impact(E::topic(), self.service),
+            None => default_impact(self.source, self.service),
         }
     }
 }
 
+/// The topics among routes, in the order of their names.
+pub(super) fn topics<R: UnitOfWork>(routes: &Routes<R>) -> impl Iterator<Item = &'static Topic> {
+    routes.values().filter_map(|route| match route {
+        Route::Topic(topic, _) => Some(*topic),
+        Route::Scheduled(..) => None,
+    })
+}
+
 /// The impact of an event for which the service states none.
-fn default_impact(topic: &Topic, service: &str) -> DiscardImpact {
-    let Topic { name, publisher, .. } = topic;
-    DiscardImpact::new(match topic.retention {
-        Retention::Days(_) => {
-            format!("Its effect is lost: {service} never handles this event of {name}.")
-        }
-        Retention::Compact => format!(
+fn default_impact(source: Source, service: &str) -> DiscardImpact {
+    DiscardImpact::new(match source {
+        Source::Topic(Topic { name, publisher, retention: Retention::Compact, .. }) => format!(
             "{service} keeps the state that it has of this key, until {publisher} publishes the key in {name} again."
         ),
+        Source::Topic(Topic { name, .. }) => {
+            format!("Its effect is lost: {service} never handles this event of {name}.")
+        }
+        Source::Scheduled(name) => {
+            format!("Its effect is lost: {service} never does what was due by this {name}.")
+        }
     })
 }
 
 impl<R: UnitOfWork> EventRouter<R> {
-    pub(super) fn new(service: &'static str, by_topic: Routes<R>) -> EventRouter<R> {
-        EventRouter { service, by_topic }
+    pub(super) fn new(service: &'static str, routes: Routes<R>) -> EventRouter<R> {
+        EventRouter { service, routes }
     }
 
     /// The topics, in the order of their names.
     pub fn topics(&self) -> impl Iterator<Item = &'static Topic> {
-        self.by_topic.values().map(|route| route.topic)
+        topics(&self.routes)
+    }
+
+    /// Whether it has a handler of a timer.
+    pub fn has_timers(&self) -> bool {
+        self.timers().next().is_some()
+    }
+
+    /// Whether it has a handler of what comes back of a call.
+    pub fn has_calls(&self) -> bool {
+        self.timers().any(|(name, _)| name.starts_with(CALL_PREFIX))
+    }
+
+    /// The names of the timers and of the calls, each with its guard.
+    pub(crate) fn timers(&self) -> impl Iterator<Item = (&'static str, Guard)> {
+        self.routes.values().filter_map(|route| match route {
+            Route::Scheduled(name, guard, _) => Some((*name, *guard)),
+            Route::Topic(..) => None,
+        })
     }
 
     pub fn topics_by_isolation(&self) -> BTreeMap<Isolation, Vec<&'static str>> {
@@ -110,7 +136,36 @@ impl<R: UnitOfWork> EventRouter<R> {
     }
 
     pub fn topic(&self, name: &str) -> Option<&'static Topic> {
-        Some(self.by_topic.get(name)?.topic)
+        match self.routes.get(name)? {
+            Route::Topic(topic, _) => Some(topic),
+            Route::Scheduled(..) => None,
+        }
+    }
+
+    /// Reads a timer that is due. The service has a handler of its name.
+    pub fn parse_due(&self, row: DueRow) -> IncomingRecord<R> {
+        let route = self.routes.get(&*row.source);
+        let body = row.body.to_string().into_bytes();
+        let (content, timer) = match route {
+            Some(Route::Scheduled(source, _, decode)) => (
+                decode(self.service, &body)
+                    .map(|due| Content::Event(Source::Scheduled(source), due)),
+                Some(TimerKey { source, key: row.key.clone() }),
+            ),
+            _ => (Err(Undecodable(format!("there is no handler of {}", row.source))), None),
+        };
+        let message = row.to_message(body);
+        IncomingRecord {
+            event_id: Some(row.event_id),
+            causation_id: row.causation_id,
+            timer,
+            parent: telemetry::parse_trace(Some(&row.traceparent), row.tracestate.as_deref()),
+            sent_at: Some(row.due_at),
+            content: content.unwrap_or_else(|Undecodable(reason)| {
+                Content::DeadLetter(DeadLetterReason::undecodable(reason))
+            }),
+            message,
+        }
     }
 
     /// Reads a record. `schemas` has the schema of the record's schema id.
@@ -125,8 +180,10 @@ impl<R: UnitOfWork> EventRouter<R> {
         let content = content.unwrap_or_else(|Undecodable(reason)| {
             Content::DeadLetter(DeadLetterReason::undecodable(reason))
         });
-        let EventHeaders { event_id, sent_at, parent, .. } = event_headers;
-        IncomingRecord { event_id, parent, sent_at, content, message }
+        let EventHeaders { event_id, sent_at, parent, causation_id, .. } = event_headers;
+        let was_scheduled = is_scheduled(message.topic());
+        let causation_id = if was_scheduled { causation_id } else { event_id };
+        IncomingRecord { event_id, causation_id, timer: None, parent, sent_at, content, message }
     }
 
     fn decode_content(
@@ -135,19 +192,25 @@ impl<R: UnitOfWork> EventRouter<R> {
         headers: &EventHeaders<'_>,
         schemas: &WriterSchemas,
     ) -> Result<Content<R>, Undecodable> {
-        let route = self.by_topic.get(message.topic());
+        let route = self.routes.get(message.topic());
         let route = route
             .ok_or_else(|| Undecodable("this service does not subscribe to its topic".into()))?;
         let record = message.payload().ok_or_else(|| Undecodable("the record is empty".into()))?;
+        let (topic, decode) = match route {
+            Route::Topic(topic, decode) => (*topic, decode),
+            Route::Scheduled(name, _, decode) => {
+                return Ok(Content::Event(Source::Scheduled(name), decode(self.service, record)?));
+            }
+        };
         let (id, body) = unframe(record)?;
         if headers.event_id.is_none() {
             return Err(Undecodable("the header ce_id is missing or no UUID".into()));
         }
         let (reason, is_unregistered) = match schemas.find(id, headers.dataschema) {
             CachedSchema::Resolved(written) => {
-                let event = (route.decode)(self.service, &written, body)?;
+                let event = decode(self.service, &written, body)?;
                 schemas.record_use(id, &written);
-                return Ok(Content::Event(route.topic, event));
+                return Ok(Content::Event(Source::Topic(topic), event));
             }
             CachedSchema::Unreadable(because) => return Err(Undecodable(because)),
             CachedSchema::Unregistered(reason) => (reason, true),

@@ -7,10 +7,12 @@
 pub mod clock;
 pub mod connection;
 pub mod horizon;
+pub mod lease;
 pub mod login;
 pub mod operator_acts;
 pub mod retention;
 pub mod sequences;
+pub(crate) mod trusted_clock;
 
 use std::time::Duration;
 

@@ -13,6 +13,10 @@ pub enum OperatorAct {
     /// Ended the pause of the consumer, or asked for that while it was not paused.
     Resume,
     Republish,
+    /// Had an outside call tried at once.
+    TryCall,
+    /// Settled an outside call by what a person knows of it.
+    SettleCall,
 }
 
 /// Why an act failed.

@@ -25,6 +25,7 @@ pub use crate::dead_letter::query::{
     lock_event, settle, was_discarded,
 };
 use crate::event::avro::unframe;
+use crate::event::is_scheduled;
 use crate::kafka::record;
 
 /// Why a record became a dead letter.
@@ -143,16 +144,18 @@ pub(crate) async fn store(
     .bind(letters.iter().map(|(_, event_id, _)| *event_id).collect::<Vec<_>>())
     .bind(letters.iter().map(|(m, ..)| m.key().map(truncate)).collect::<Vec<_>>())
     .bind(letters.iter().map(|(m, ..)| headers_json(m)).collect::<Vec<_>>())
-    .bind(letters.iter().map(|(m, ..)| m.payload().map(retained_bytes)).collect::<Vec<_>>())
+    .bind(letters.iter().map(|(m, ..)| retained_bytes(m)).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| cause.kind.as_str()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| storable_text(&cause.detail)).collect::<Vec<_>>())
     .fetch_all(tx)
     .await
 }
 
-/// The bytes that are kept of a record: all of them, if it may be an event under some schema.
-fn retained_bytes(record: &[u8]) -> &[u8] {
-    if unframe(record).is_ok() { record } else { truncate(record) }
+/// The bytes that are kept of a record: all of them, if it may be an event under some schema or is a timer.
+fn retained_bytes(message: &OwnedMessage) -> Option<&[u8]> {
+    let record = message.payload()?;
+    let is_whole = is_scheduled(message.topic()) || unframe(record).is_ok();
+    Some(if is_whole { record } else { truncate(record) })
 }
 
 fn truncate(bytes: &[u8]) -> &[u8] {

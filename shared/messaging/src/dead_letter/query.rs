@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::dead_letter::{RECORD_RETENTION, ReasonKind, TRUNCATED_BYTES_MAX, storable_text};
 use crate::event::avro::unframe;
+use crate::event::is_scheduled;
 use crate::integer::deserialize_integer;
 
 /// The state of a dead letter. It changes once, from `Waiting` to one of the others.
@@ -200,9 +201,10 @@ impl DeadLetter {
     pub fn truncation_reason(&self) -> Option<String> {
         let record = self.record.as_deref().unwrap_or_default();
         let is_changed = Sha256::digest(record)[..] != self.hash[..];
-        // A record that may be an event is kept whole. An erasure replaces ids in it, and keeps the hash, by which the
+        // A record that may be an event is kept whole, and so is a timer. An erasure replaces ids in it, and keeps the hash, by which the
         // record in Kafka is recognised.
-        let is_truncated = is_changed && unframe(record).is_err();
+        let is_scheduled = is_scheduled(&self.topic) && self.record.is_some();
+        let is_truncated = is_changed && !is_scheduled && unframe(record).is_err();
         is_truncated.then(|| match self.record {
             None => {
                 let days = RECORD_RETENTION.as_secs() / 86_400;

@@ -12,15 +12,15 @@ use crate::event::Event;
 pub struct HandlerContext {
     /// Now, by the clock of the service's database, at the start of the transaction.
     pub now: DateTime<Utc>,
-    /// The id of an event that this decision publishes alone; rows record it. See [`HandlerContext::id_of`].
+    /// The id of the event of a decision that publishes one at most; rows record it. See [`HandlerContext::id_of`].
     pub event_id: Uuid,
     /// The id of the event that is being handled; none for a command.
     pub causation_id: Option<Uuid>,
 }
 
 impl HandlerContext {
-    /// The id of an event that a tuple or a struct of outcomes holds, alone or with others. It follows from the cause,
-    /// the service, the topic and the key. The event's row records it, so that it can be republished.
+    /// The id of an event of a tuple or a struct of outcomes that may hold two events. It follows from the cause, the
+    /// service, the topic and the key. The event's row records it, so that it can be republished.
     pub fn id_of<E: Event>(&self, event: &E) -> Uuid {
         keyed_id(self.event_id, E::topic().name, &event.key())
     }

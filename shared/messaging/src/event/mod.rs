@@ -6,22 +6,29 @@
 //! that promise; the contract tests fail then.
 
 pub mod avro;
+pub(crate) mod call;
 mod avro_timestamps;
 pub mod declared;
 mod handler;
 mod outcome;
 mod schema_bounds;
 mod subscriptions;
+pub(crate) mod timer;
 mod topic;
 mod undecodable;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use crate::event::call::{
+    Answered, CALL_PREFIX, Call, CallResult, MakeCall, Method, Refused, Request, SettleCalls,
+    Unknown, target_of,
+};
 pub use crate::event::declared::{DeclaredEvent, declared_events, topics};
 pub use crate::event::handler::response_id;
 pub use crate::event::handler::{HandlerContext, HandlerResult, Unprocessable};
-pub use crate::event::outcome::{Outcome, OutgoingEvents};
+pub use crate::event::outcome::{Effects, Outcome, largest};
 pub use crate::event::subscriptions::Subscriptions;
+pub use crate::event::timer::{CancelTimer, Guard, SetTimer, TIMER_PREFIX, Timer};
 pub use crate::event::topic::{
     DataClass, FACT_DAYS, Isolation, PARTITIONS, PERSONAL_DAYS_MAX, Retention, Topic,
 };
@@ -36,6 +43,12 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn topic() -> &'static Topic;
     /// The key: a service publishes the events of one key in the order in which it made them.
     fn key(&self) -> String;
+}
+
+/// Whether a record with this topic was scheduled, as a timer or as what came back of a call. No topic of Kafka has a
+/// slash.
+pub fn is_scheduled(topic: &str) -> bool {
+    topic.contains('/')
 }
 
 /// An event on its way into the outbox: encoded, but without an envelope yet.

@@ -1,46 +1,66 @@
-//! The outcome of a decision: the events that it publishes.
+//! The outcome of a decision: what it wants done beside its rows. It publishes events, sets timers and asks for calls.
 //!
 //! Promise: the events of a decision have the same ids when it is made once more, also by another version. Their ids
 //! therefore depend neither on their order nor on their number.
 
 use uuid::Uuid;
 
+use crate::event::call::CallChange;
 use crate::event::handler::keyed_id;
+use crate::event::timer::TimerChange;
 use crate::event::{Event, HandlerContext, Outgoing, Topic};
 
-/// What a handler or a command publishes: an event, `()` for nothing, an `Option` or a tuple of outcomes, or a type
-/// with `#[derive(Outcome)]`. An enum is one of several outcomes. A tuple or a struct is several outcomes together.
+/// What a handler or a command wants done: an event, a [`SetTimer`] or a [`CancelTimer`], a [`MakeCall`] or
+/// [`SettleCalls`], `()` for nothing, an `Option` or a tuple of outcomes, or a type with `#[derive(Outcome)]`. An enum is
+/// one of several outcomes. A tuple or a struct is several outcomes together.
+///
+/// [`SetTimer`]: crate::event::SetTimer
+/// [`CancelTimer`]: crate::event::CancelTimer
+/// [`MakeCall`]: crate::event::MakeCall
+/// [`SettleCalls`]: crate::event::SettleCalls
 #[diagnostic::on_unimplemented(
-    note = "outcomes are events, `()`, options and tuples of them, and types with `#[derive(Outcome)]`"
+    note = "outcomes are events, timers, calls, `()`, options and tuples of them, and types with `#[derive(Outcome)]`"
 )]
 pub trait Outcome {
-    /// Adds its events in the order in which they are published.
-    fn collect(self, events: &mut OutgoingEvents);
+    /// The number of its events, at most. An event of a tuple or a struct that may hold two has the id
+    /// [`HandlerContext::id_of`], and any other event the id [`HandlerContext::event_id`].
+    const EVENTS_MAX: usize;
+
+    /// Adds what it holds, events in the order in which they are published.
+    fn collect(self, effects: &mut Effects);
 }
 
 #[diagnostic::do_not_recommend]
 impl<E: Event> Outcome for E {
-    fn collect(self, events: &mut OutgoingEvents) {
-        events.add(Outgoing::from_event(&self));
+    const EVENTS_MAX: usize = 1;
+
+    fn collect(self, effects: &mut Effects) {
+        effects.add(Outgoing::from_event(&self));
     }
 }
 
 impl Outcome for () {
-    fn collect(self, _: &mut OutgoingEvents) {}
+    const EVENTS_MAX: usize = 0;
+
+    fn collect(self, _: &mut Effects) {}
 }
 
 impl<O: Outcome> Outcome for Option<O> {
-    fn collect(self, events: &mut OutgoingEvents) {
-        self.into_iter().for_each(|outcome| outcome.collect(events));
+    const EVENTS_MAX: usize = O::EVENTS_MAX;
+
+    fn collect(self, effects: &mut Effects) {
+        self.into_iter().for_each(|outcome| outcome.collect(effects));
     }
 }
 
 macro_rules! tuple_is_outcome {
     ($($outcome:ident $nth:tt),+) => {
         impl<$($outcome: Outcome),+> Outcome for ($($outcome),+) {
-            fn collect(self, events: &mut OutgoingEvents) {
-                events.identify_by_key();
-                $(self.$nth.collect(events);)+
+            const EVENTS_MAX: usize = 0 $(+ $outcome::EVENTS_MAX)+;
+
+            fn collect(self, effects: &mut Effects) {
+                effects.may_hold(Self::EVENTS_MAX);
+                $(self.$nth.collect(effects);)+
             }
         }
     };
@@ -49,25 +69,40 @@ tuple_is_outcome!(A 0, B 1);
 tuple_is_outcome!(A 0, B 1, C 2);
 tuple_is_outcome!(A 0, B 1, C 2, D 3);
 
-/// The events of an outcome, in their order.
+/// The largest of some numbers, for the code that `#[derive(Outcome)]` writes.
+#[doc(hidden)]
+pub const fn largest(numbers: &[usize]) -> usize {
+    let (mut largest, mut nth) = (0, 0);
+    while nth < numbers.len() {
+        if numbers[nth] > largest {
+            largest = numbers[nth];
+        }
+        nth += 1;
+    }
+    largest
+}
+
+/// What an outcome holds, in its order.
 #[derive(Debug, Default)]
-pub struct OutgoingEvents {
+pub struct Effects {
     events: Vec<Outgoing>,
+    pub(crate) timers: Vec<TimerChange>,
+    pub(crate) calls: Vec<CallChange>,
     have_keyed_ids: bool,
 }
 
-impl OutgoingEvents {
-    /// Collects the events of an outcome.
-    pub fn of(outcome: impl Outcome) -> OutgoingEvents {
-        let mut events = OutgoingEvents::default();
-        outcome.collect(&mut events);
-        events
+impl Effects {
+    /// Collects what an outcome holds.
+    pub fn of(outcome: impl Outcome) -> Effects {
+        let mut effects = Effects::default();
+        outcome.collect(&mut effects);
+        effects
     }
 
-    /// Gives each event the id [`HandlerContext::id_of`], as a tuple or a struct of outcomes needs it. Without it, the
-    /// outcome has one event at most, with the id [`HandlerContext::event_id`].
-    pub fn identify_by_key(&mut self) {
-        self.have_keyed_ids = true;
+    /// For a tuple or a struct that may hold so many events. If it may hold two, each event gets the id
+    /// [`HandlerContext::id_of`].
+    pub fn may_hold(&mut self, events: usize) {
+        self.have_keyed_ids |= events > 1;
     }
 
     fn add(&mut self, event: Outgoing) {
@@ -80,7 +115,17 @@ impl OutgoingEvents {
         self.events.push(event);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Adds a change of a timer. Of two changes of one timer the last one counts.
+    pub(crate) fn change_timer(&mut self, change: TimerChange) {
+        self.timers.push(change);
+    }
+
+    /// Adds what is wanted of calls.
+    pub(crate) fn change_call(&mut self, change: CallChange) {
+        self.calls.push(change);
+    }
+
+    pub(crate) fn has_no_event(&self) -> bool {
         self.events.is_empty()
     }
 
@@ -95,7 +140,7 @@ impl OutgoingEvents {
 
     /// Each event with its id.
     pub fn with_ids(self, context: HandlerContext) -> impl Iterator<Item = (Uuid, Outgoing)> {
-        let OutgoingEvents { events, have_keyed_ids } = self;
+        let Effects { events, have_keyed_ids, .. } = self;
         events.into_iter().map(move |event| match have_keyed_ids {
             true => (keyed_id(context.event_id, event.topic.name, &event.key), event),
             false => (context.event_id, event),
@@ -154,13 +199,15 @@ mod tests {
         second: Option<Answer>,
     }
 
-    /// By hand, and without `identify_by_key`.
+    /// By hand, and without `may_hold`.
     struct Careless(Done<0>, Done<1>);
 
     impl Outcome for Careless {
-        fn collect(self, events: &mut OutgoingEvents) {
-            self.0.collect(events);
-            self.1.collect(events);
+        const EVENTS_MAX: usize = 2;
+
+        fn collect(self, effects: &mut Effects) {
+            self.0.collect(effects);
+            self.1.collect(effects);
         }
     }
 
@@ -174,7 +221,7 @@ mod tests {
 
     /// The name of the topic, the key and the id of each event.
     fn published(outcome: impl Outcome) -> Vec<(&'static str, String, Uuid)> {
-        let events = OutgoingEvents::of(outcome).with_ids(context());
+        let events = Effects::of(outcome).with_ids(context());
         events.map(|(event_id, event)| (event.topic.name, event.key, event_id)).collect()
     }
 
@@ -184,7 +231,7 @@ mod tests {
     }
 
     fn panic_of(outcome: impl Outcome) -> String {
-        catch_panic(|| OutgoingEvents::of(outcome)).unwrap_err()
+        catch_panic(|| Effects::of(outcome)).unwrap_err()
     }
 
     #[test]
@@ -232,9 +279,9 @@ mod tests {
 
     #[test]
     fn each_event_has_to_be_of_a_topic_of_its_service() {
-        let foreign = OutgoingEvents::of((done::<0>("x"), done::<3>("x")));
+        let foreign = Effects::of((done::<0>("x"), done::<3>("x")));
         let panic = catch_panic(|| foreign.assert_published_by("shop")).unwrap_err();
         assert_eq!(panic, "bank.d is published by bank and not by shop");
-        OutgoingEvents::of((done::<0>("x"), done::<1>("x"))).assert_published_by("shop");
+        Effects::of((done::<0>("x"), done::<1>("x"))).assert_published_by("shop");
     }
 }

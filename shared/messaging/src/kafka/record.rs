@@ -31,12 +31,14 @@ pub(crate) struct EventHeaders<'a> {
     pub dataschema: Option<&'a str>,
     /// The trace that the event belongs to.
     pub parent: TraceContext,
+    /// The event that caused it.
+    pub causation_id: Option<Uuid>,
 }
 
 /// Reads the headers of an event. If a header occurs twice, the first one counts.
 pub(crate) fn read_headers<'a>(headers: Vec<Header<'a, &'a [u8]>>) -> EventHeaders<'a> {
     let (mut id, mut time, mut parent) = (None, None, None);
-    let (mut state, mut dataschema) = (None, None);
+    let (mut state, mut dataschema, mut cause) = (None, None, None);
     for Header { key, value } in headers {
         let slot = match key {
             "ce_id" => &mut id,
@@ -44,12 +46,15 @@ pub(crate) fn read_headers<'a>(headers: Vec<Header<'a, &'a [u8]>>) -> EventHeade
             "traceparent" => &mut parent,
             "tracestate" => &mut state,
             "ce_dataschema" => &mut dataschema,
+            "ce_causationid" => &mut cause,
             _ => continue,
         };
         slot.get_or_insert_with(|| value.and_then(|value| std::str::from_utf8(value).ok()));
     }
+    let id_of = |id: Option<Option<&str>>| id.flatten().and_then(|id| id.parse().ok());
     EventHeaders {
-        event_id: id.flatten().and_then(|id| id.parse().ok()),
+        event_id: id_of(id),
+        causation_id: id_of(cause),
         dataschema: dataschema.flatten().filter(|dataschema| is_fingerprint(dataschema)),
         sent_at: time.flatten().and_then(|time| time.parse().ok()),
         parent: telemetry::parse_trace(parent.flatten(), state.flatten()),

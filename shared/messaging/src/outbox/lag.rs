@@ -9,8 +9,9 @@ use sqlx::PgConnection;
 use tracing::warn;
 
 use crate::db;
+use crate::db::lease::with_query_timeout;
 use crate::outbox::low_watermark::{LowWatermark, OPEN_WRITERS_QUERY};
-use crate::outbox::query::{OUTBOX_SCAN_TIMEOUT, with_query_timeout};
+use crate::outbox::query::OUTBOX_SCAN_TIMEOUT;
 
 /// How often the lag is measured: while the outbox was empty, and while rows wait or the low watermark is behind. The
 /// gauge `outbox_oldest_seconds` tells people within seconds that Kafka is away.

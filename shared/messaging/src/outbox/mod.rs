@@ -23,7 +23,7 @@ use opentelemetry::Context;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::event::{HandlerContext, Outgoing, OutgoingEvents, Topic};
+use crate::event::{Effects, HandlerContext, Outgoing, Topic};
 use crate::telemetry;
 use crate::unit_of_work::write_batch::WriteBatch;
 
@@ -56,11 +56,11 @@ pub struct Envelope {
 impl Envelope {
     /// The events of a decision, in the trace of its cause.
     pub(crate) fn of_decision(
-        events: OutgoingEvents,
+        effects: Effects,
         context: HandlerContext,
         trace: &Context,
     ) -> Vec<Envelope> {
-        if events.is_empty() {
+        if effects.has_no_event() {
             return Vec::new();
         }
         let HandlerContext { causation_id, now: occurred_at, .. } = context;
@@ -69,7 +69,7 @@ impl Envelope {
             let (traceparent, tracestate) = (Some(traceparent.clone()), tracestate.clone());
             Envelope { event, event_id, traceparent, tracestate, causation_id, occurred_at }
         };
-        events.with_ids(context).map(envelope).collect()
+        effects.with_ids(context).map(envelope).collect()
     }
 }
 

@@ -10,25 +10,15 @@ use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
 
-use crate::db;
 use crate::telemetry;
 
 /// How long one poll may take, and the query for the oldest row. While a topic backs off a poll reads the whole
 /// outbox, which may be millions of rows; a full scan steps over all dead rows that an old snapshot keeps.
 pub(super) const OUTBOX_SCAN_TIMEOUT: Duration = Duration::from_secs(30);
 
-const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
-
 /// Bytes of the bodies that a poll returns, at most. A thousand rows may have 256 MiB, and a service with less
 /// memory than that would never get past them.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// Bounds a statement of the session. A session that hangs longer is lost: Postgres has ended it, or will.
-pub(crate) async fn with_query_timeout<T>(
-    answer: impl Future<Output = sqlx::Result<T>>,
-) -> sqlx::Result<T> {
-    db::with_timeout(QUERY_TIMEOUT, answer).await
-}
 
 #[derive(Default, sqlx::FromRow)]
 pub struct OutboxRow {

@@ -10,15 +10,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use metrics::gauge;
 use rdkafka::ClientConfig;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::db::{self, sequences};
+use crate::db::lease::STATEMENT_TIMEOUT;
+use crate::db::sequences;
 use crate::event::Topic;
 use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
@@ -28,13 +28,8 @@ use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::Carrier;
 use crate::outbox::producer::Producer;
-use crate::outbox::query::with_query_timeout;
 use crate::outbox::sender::{BATCH_ROWS_MAX, OutboxSender};
-use crate::outbox::session::{self, STATEMENT_TIMEOUT};
-
-/// The advisory lock of the active relay. A lock belongs to a database, and each service has its own, so all
-/// services use the same number.
-const RELAY_LOCK_ID: i64 = 0x0072_656c_6179;
+use crate::outbox::session;
 
 /// A batch of at least this many rows counts as concurrent; see [`crate::flow::linger`].
 const SIBLINGS_MIN: usize = 3;
@@ -58,14 +53,14 @@ const BACKOFF_POLL_INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// That pause, as a multiple of the time that the poll took.
 const BACKOFF_POLL_FACTOR: u32 = 3;
 
-/// That pause, at most: well within [`SESSION_IDLE_TIMEOUT`].
+/// That pause, at most: well within the time for which the session may be idle.
 const BACKOFF_POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// The pause before the relay starts again after a failure, or tries to get the lock again.
 const LEADER_BACKOFF: RetryBackoff = RetryBackoff::constant(Duration::from_millis(1_500));
 
 /// How long records in flight may take when the process ends: with the pause before it, less than
-/// [`SESSION_IDLE_TIMEOUT`].
+/// that time.
 const FINAL_ACKS_TIMEOUT: Duration = Duration::from_secs(4);
 
 const PRODUCER_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -139,27 +134,17 @@ impl Relay {
     /// Waits until it is the active relay, then relays until it is stopped or fails, or until its password for the
     /// database or its credentials for Kafka have changed.
     async fn run_as_leader(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let (mut db, opened_with) = session::open(&self.db).await?;
+        let mut lease = session::open(&self.db).await?;
         let mut config = self.config.clone();
         let settings = config.borrow_and_update().clone();
+        let opened_with = lease.opened_with.clone();
         let is_outdated = || {
             // Without a sender the credentials never change again.
             let has_new_credentials = config.has_changed().unwrap_or(false);
             has_new_credentials || !Arc::ptr_eq(&opened_with, &self.db.connect_options())
         };
-        // The lock of a standby excludes no other relay, and rows that cannot be deleted would be sent again by
-        // each active relay.
-        let read_only = AssertSqlSafe(format!("select {}", db::IS_READ_ONLY_EXPR));
-        ensure!(
-            !with_query_timeout(sqlx::query_scalar::<_, bool>(read_only).fetch_one(&mut db))
-                .await?,
-            "the database is read-only"
-        );
         let waiting_since = Instant::now();
-        let locked = "select pg_try_advisory_lock($1)";
-        while !with_query_timeout(sqlx::query_scalar(locked).bind(RELAY_LOCK_ID).fetch_one(&mut db))
-            .await?
-        {
+        while !lease.try_acquire().await? {
             gauge!("relay_active").set(0);
             // Another relay reports this gauge now, so its value of the time when this one was active must not
             // stay. Before that, this relay's own earlier session may still have the lock.
@@ -173,9 +158,8 @@ impl Relay {
         }
         // This relay may have become active because the database failed over.
         sequences::advance_all(&self.db).await;
-        let ended = self.lead(&mut db, &settings, stop, &is_outdated).await;
-        // Closing flushes the connection, and the database may have stopped reading.
-        let _ = with_query_timeout(db.close()).await;
+        let ended = self.lead(&mut lease.session, &settings, stop, &is_outdated).await;
+        lease.close().await;
         ended
     }
 
@@ -291,8 +275,8 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::lease::SESSION_IDLE_TIMEOUT;
     use crate::kafka::schema_registry;
-    use crate::outbox::session::SESSION_IDLE_TIMEOUT;
 
     #[test]
     fn no_poll_interval_outlasts_the_session_or_the_heartbeat() {

@@ -2,9 +2,10 @@
 
 use sqlx::PgConnection;
 
+use crate::db::lease::with_query_timeout;
 use crate::kafka::schema_registry::{RegisteredId, SchemaIdError, SchemaRegistryClient};
 use crate::outbox::backoff::Backoff;
-use crate::outbox::query::{OutboxRow, with_query_timeout};
+use crate::outbox::query::OutboxRow;
 
 /// The id of the schema of a row, and its `ce_dataschema`; `None` if there is none yet, and its topic then backs off. If
 /// the registry does not answer, the relay sends no request for each further topic: its session must not be idle for

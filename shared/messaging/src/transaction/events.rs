@@ -11,14 +11,15 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::dead_letter::DeadLetterReason;
+use crate::event::timer::TimerKey;
 use crate::event::{HandlerContext, Unprocessable};
 use crate::flow::wakeups::Wakeups;
 use crate::inbox;
-use crate::outbox::Envelope;
+use crate::scheduled;
 use crate::transaction::decisions::DecisionAges;
 use crate::transaction::failure::Failure;
 use crate::transaction::incoming_record::{Content, IncomingRecord};
-use crate::transaction::{self, DedupKey, WorkItem};
+use crate::transaction::{self, DedupKey, Wanted, WorkItem};
 use crate::unit_of_work::UnitOfWork;
 use crate::unit_of_work::write_batch::WriteBatch;
 
@@ -39,6 +40,12 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
         self.inbox_key().map(|(event_id, topic)| DedupKey::Event(event_id, topic))
     }
 
+    fn timer(&self) -> Option<(&TimerKey, Uuid)> {
+        Some((self.timer.as_ref()?, self.event_id?))
+    }
+
+    /// A timer that was cancelled or moved counts as one that has fired.
+    ///
     /// If a publisher gives one id to events of two topics, the second is no duplicate of the first and must not
     /// be dropped.
     async fn find_duplicates(
@@ -58,6 +65,13 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
             }
             duplicates.insert(nth, None);
         }
+        let timers = Vec::from_iter(items.iter().filter_map(Self::timer));
+        let pending = scheduled::lock(tx, &timers).await?;
+        for (nth, item) in items.iter().enumerate() {
+            if item.timer().is_some_and(|(_, event_id)| !pending.contains(&event_id)) {
+                duplicates.insert(nth, None);
+            }
+        }
         Ok(duplicates)
     }
 
@@ -65,18 +79,20 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
         &self,
         rows: &mut R,
         now: DateTime<Utc>,
-    ) -> Result<(Option<Context>, Vec<Envelope>), Unprocessable> {
-        let Content::Event(topic, handler) = &self.content else { return Ok((None, Vec::new())) };
-        let span = self.span(topic);
-        let causation_id = self.event_id;
-        let event_id = causation_id.map_or_else(Uuid::now_v7, |cause| handler.response_id(cause));
+    ) -> Result<(Option<Context>, Wanted), Unprocessable> {
+        let Content::Event(source, handler) = &self.content else {
+            return Ok((None, Wanted::default()));
+        };
+        let span = self.span(*source);
+        let causation_id = self.causation_id;
+        let event_id = self.event_id.map_or_else(Uuid::now_v7, |id| handler.response_id(id));
         let context = HandlerContext { now, event_id, causation_id };
         let current = span.with_value(self.labels()).attach();
-        let events = handler.decide(rows, context);
+        let effects = handler.decide(rows, context);
         drop(current);
-        let events = events.inspect_err(|_| span.span().set_status(Status::error("")))?;
-        let envelopes = Envelope::of_decision(events, context, &span);
-        Ok((Some(span), envelopes))
+        let effects = effects.inspect_err(|_| span.span().set_status(Status::error("")))?;
+        let wanted = Wanted::of_decision(effects, context, &span);
+        Ok((Some(span), wanted))
     }
 
     fn store_keys(
@@ -121,13 +137,13 @@ pub async fn apply_events<R: UnitOfWork>(
     let mut spans = Vec::with_capacity(items.len());
     let had_effect = applied.answers.iter().map(|answer| matches!(answer, Some(Some(_)))).collect();
     for (item, answer) in items.iter().zip(applied.answers) {
-        let Content::Event(topic, _) = &item.content else { continue };
+        let Content::Event(source, _) = &item.content else { continue };
         match answer.flatten() {
             Some(span) => {
-                handled.entry(topic.name).or_default().push(item.sent_at);
+                handled.entry(source.name()).or_default().push(item.sent_at);
                 spans.push(span);
             }
-            None => duplicates.push(topic.name),
+            None => duplicates.push(source.name()),
         }
     }
     Ok(AppliedEvents {

@@ -1,4 +1,5 @@
-//! A record on its way into a transaction, with the handler of its event.
+//! A record on its way into a transaction, with the handler of its event: from Kafka, from the schedule, or from a dead
+//! letter.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use uuid::Uuid;
 
 use crate::dead_letter::DeadLetterReason;
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::event::{HandlerContext, OutgoingEvents, Retention, Topic, Unprocessable};
+use crate::event::timer::TimerKey;
+use crate::event::{Effects, HandlerContext, Retention, Topic, Unprocessable};
 use crate::telemetry;
 use crate::telemetry::labels::Labels;
 use crate::unit_of_work::UnitOfWork;
@@ -21,25 +23,44 @@ pub trait EventHandler<R: UnitOfWork>: Send + Sync {
     fn keys(&self, keys: &mut R::Keys);
     /// [`HandlerContext::event_id`] of the decision that an event causes.
     fn response_id(&self, event_id: Uuid) -> Uuid;
-    fn decide(
-        &self,
-        rows: &mut R,
-        context: HandlerContext,
-    ) -> Result<OutgoingEvents, Unprocessable>;
+    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<Effects, Unprocessable>;
     fn discard_impact(&self, rows: &R) -> DiscardImpact;
 }
 
-/// A record from Kafka or from a dead letter, with its headers read and its content decoded.
+/// Where a record comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    /// A topic of Kafka.
+    Topic(&'static Topic),
+    /// The timers of this name, or what came back of the calls of this name.
+    Scheduled(&'static str),
+}
+
+impl Source {
+    /// The name of the topic, the timer or the call.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Topic(topic) => topic.name,
+            Source::Scheduled(name) => name,
+        }
+    }
+}
+
+/// A record from Kafka, from the schedule or from a dead letter, with its headers read and its content decoded.
 pub struct IncomingRecord<R: UnitOfWork> {
     pub message: OwnedMessage,
     pub event_id: Option<Uuid>,
+    /// The event that caused what its handler decides: the event itself, and for a timer what set it.
+    pub causation_id: Option<Uuid>,
+    /// The timer whose row fires. A dead letter has none: its row is gone.
+    pub timer: Option<TimerKey>,
     pub parent: Context,
     pub sent_at: Option<DateTime<Utc>>,
     pub content: Content<R>,
 }
 
 pub enum Content<R: UnitOfWork> {
-    Event(&'static Topic, Box<dyn EventHandler<R>>),
+    Event(Source, Box<dyn EventHandler<R>>),
     DeadLetter(DeadLetterReason),
     /// Its schema is not known yet. `is_unregistered` if a healthy registry answered that it does not have the schema.
     SchemaPending {
@@ -52,10 +73,9 @@ impl<R: UnitOfWork> IncomingRecord<R> {
     /// The event's key in the inbox. Only facts have one: records of state are guarded by their version.
     pub fn inbox_key(&self) -> Option<(Uuid, &'static str)> {
         match &self.content {
-            Content::Event(topic, _) if topic.retention != Retention::Compact => {
-                Some((self.event_id?, topic.name))
-            }
-            _ => None,
+            Content::Event(Source::Topic(Topic { retention: Retention::Compact, .. }), _) => None,
+            Content::Event(source, _) => Some((self.event_id?, source.name())),
+            Content::DeadLetter(_) | Content::SchemaPending { .. } => None,
         }
     }
 
@@ -122,23 +142,30 @@ impl<R: UnitOfWork> IncomingRecord<R> {
         span.span().set_status(Status::error(reason.to_owned()));
     }
 
-    /// The span of handling this event: a child of the one that published it.
-    pub fn span(&self, topic: &Topic) -> Context {
+    /// The span of handling this event: a child of the one that published it, or that set the timer.
+    pub fn span(&self, source: Source) -> Context {
         telemetry::start_span(&self.parent, || {
-            let (_, partition, offset) = self.position();
-            let event_id = self.event_id.map(|id| id.to_string());
-            SpanBuilder::from_name(format!("process {}", topic.name))
-                .with_kind(SpanKind::Consumer)
-                .with_attributes([
-                    KeyValue::new("messaging.system", "kafka"),
-                    KeyValue::new("messaging.operation.name", "process"),
-                    KeyValue::new("messaging.operation.type", "process"),
-                    KeyValue::new("messaging.destination.name", topic.name),
-                    KeyValue::new("messaging.destination.partition.id", partition.to_string()),
-                    KeyValue::new("messaging.kafka.offset", offset),
-                    KeyValue::new("messaging.kafka.message.key", self.key().to_owned()),
-                    KeyValue::new("messaging.message.id", event_id.unwrap_or_default()),
-                ])
+            let event_id = self.event_id.map(|id| id.to_string()).unwrap_or_default();
+            let span = SpanBuilder::from_name(format!("process {}", source.name()));
+            match source {
+                Source::Scheduled(_) => span.with_kind(SpanKind::Internal).with_attributes([
+                    KeyValue::new("scheduled.key", self.key().to_owned()),
+                    KeyValue::new("scheduled.id", event_id),
+                ]),
+                Source::Topic(topic) => {
+                    let (_, partition, offset) = self.position();
+                    span.with_kind(SpanKind::Consumer).with_attributes([
+                        KeyValue::new("messaging.system", "kafka"),
+                        KeyValue::new("messaging.operation.name", "process"),
+                        KeyValue::new("messaging.operation.type", "process"),
+                        KeyValue::new("messaging.destination.name", topic.name),
+                        KeyValue::new("messaging.destination.partition.id", partition.to_string()),
+                        KeyValue::new("messaging.kafka.offset", offset),
+                        KeyValue::new("messaging.kafka.message.key", self.key().to_owned()),
+                        KeyValue::new("messaging.message.id", event_id),
+                    ])
+                }
+            }
         })
     }
 }

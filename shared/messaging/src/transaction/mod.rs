@@ -14,13 +14,17 @@ pub(crate) mod part;
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use opentelemetry::Context;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::calls;
 use crate::crash_point;
 use crate::dead_letter::DeadLetterReason;
-use crate::event::Unprocessable;
+use crate::event::timer::TimerKey;
+use crate::event::{Effects, HandlerContext, Unprocessable};
 use crate::outbox::{self, Envelope};
+use crate::scheduled;
 use crate::telemetry::panics::catch_panic;
 use crate::transaction::decisions::DecisionAges;
 use crate::transaction::failure::Failure;
@@ -41,13 +45,18 @@ pub(crate) trait WorkItem<R: UnitOfWork>: Sized {
     /// `None` for an item that may be applied twice.
     fn dedup_key(&self) -> Option<DedupKey<'_>>;
 
+    /// The timer that fires, with the id of its row.
+    fn timer(&self) -> Option<(&TimerKey, Uuid)> {
+        None
+    }
+
     /// Finds the items that had their effect before, by their index, with the answer to each.
     fn find_duplicates(
         tx: &mut PgConnection,
         items: &[Self],
     ) -> impl Future<Output = Result<HashMap<usize, Self::Output>, Failure>> + Send;
 
-    /// Changes the rows; returns the answer, and the events to publish.
+    /// Changes the rows; returns the answer, and what it wants done.
     ///
     /// # Errors
     /// It can never be decided.
@@ -55,7 +64,7 @@ pub(crate) trait WorkItem<R: UnitOfWork>: Sized {
         &self,
         rows: &mut R,
         now: DateTime<Utc>,
-    ) -> Result<(Self::Output, Vec<Envelope>), Unprocessable>;
+    ) -> Result<(Self::Output, Wanted), Unprocessable>;
 
     /// Whether an answer is a refusal: then the item changed nothing, and its key is not stored.
     fn is_refusal(_answer: &Self::Output) -> bool {
@@ -64,6 +73,32 @@ pub(crate) trait WorkItem<R: UnitOfWork>: Sized {
 
     /// Adds the keys of the items that were decided and not refused. `attempts` is the number of this attempt.
     fn store_keys(writes: &mut WriteBatch<'_>, accepted: &[(&Self, &Self::Output)], attempts: i32);
+}
+
+/// What decisions want done beside their rows.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    envelopes: Vec<Envelope>,
+    timers: scheduled::Changes,
+    calls: calls::Changes,
+}
+
+impl Wanted {
+    /// What a decision wants, in the trace of its cause.
+    pub fn of_decision(mut effects: Effects, context: HandlerContext, trace: &Context) -> Wanted {
+        let mut wanted = Wanted::default();
+        wanted.timers.decide(std::mem::take(&mut effects.timers), context, trace);
+        wanted.calls.decide(std::mem::take(&mut effects.calls), context, trace);
+        wanted.envelopes = Envelope::of_decision(effects, context, trace);
+        wanted
+    }
+
+    /// Adds what a later decision of the same batch wants.
+    fn extend(&mut self, later: Wanted) {
+        self.envelopes.extend(later.envelopes);
+        self.timers.extend(later.timers);
+        self.calls.extend(later.calls);
+    }
 }
 
 /// What the duplicates of an item have in common.
@@ -118,17 +153,20 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
     };
     crash_point!(I::CRASH_POINTS[1], duplicates.len() < items.len());
     // 4. Decide.
-    let (mut answers, mut envelopes) = (Vec::with_capacity(items.len()), Vec::new());
+    let (mut answers, mut wanted) = (Vec::with_capacity(items.len()), Wanted::default());
+    items.iter().filter_map(I::timer).for_each(|(timer, id)| wanted.timers.fire(timer, id));
     let (mut accepted, mut accepted_keys) = (Vec::new(), HashSet::new());
     let mut had_duplicates = !duplicates.is_empty();
     for (nth, item) in items.iter().enumerate() {
         let (key, known) = (item.dedup_key(), duplicates.remove(&nth));
-        if known.is_some() || key.is_some_and(|key| accepted_keys.contains(&key)) {
+        let is_repeated = key.is_some_and(|key| accepted_keys.contains(&key));
+        let is_replaced = item.timer().is_some_and(|(timer, _)| wanted.timers.has_decided(timer));
+        if known.is_some() || is_repeated || is_replaced {
             had_duplicates = true;
             answers.push(known);
             continue;
         }
-        let (answer, events) = decide(item, &mut rows, &changes, now)
+        let (answer, wants) = decide(item, &mut rows, &changes, now)
             .map_err(|reason| Failure::Undecidable(nth, reason))?;
         if !I::is_refusal(&answer) {
             accepted.push(nth);
@@ -140,15 +178,18 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
             }
             had_duplicates = true;
         }
-        envelopes.extend(events);
+        wanted.extend(wants);
         answers.push(Some(answer));
     }
     crash_point!(I::CRASH_POINTS[2], !accepted.is_empty());
     // 5. Save the rows that changed.
     let mut writes = WriteBatch::new(tx);
     rows.save(&mut writes);
-    // 6. Publish.
+    // 6. Publish, set timers and ask for calls.
+    let Wanted { envelopes, timers, calls } = wanted;
     outbox::insert(&mut writes, &envelopes);
+    timers.write(&mut writes);
+    calls.write(&mut writes);
     // 7. Store the keys.
     let accepted =
         accepted.into_iter().filter_map(|nth| Some((&items[nth], answers[nth].as_ref()?)));
@@ -169,7 +210,7 @@ fn decide<R: UnitOfWork, I: WorkItem<R>>(
     rows: &mut R,
     changes: &Changes,
     now: DateTime<Utc>,
-) -> Result<(I::Output, Vec<Envelope>), DeadLetterReason> {
+) -> Result<(I::Output, Wanted), DeadLetterReason> {
     let before = changes.count();
     let decided = catch_panic(|| item.decide(rows, now)).map_err(|panic| {
         DeadLetterReason::handler_failed(format!("its handler panicked: {panic}"))

@@ -13,7 +13,7 @@ use metrics::gauge;
 use sqlx::PgConnection;
 use tracing::{info, warn};
 
-use crate::outbox::query::with_query_timeout;
+use crate::db::lease::with_query_timeout;
 
 /// How often the slot is polled, and a heartbeat is written. A slot confirms a transaction when the next one arrives.
 pub(super) const SLOT_POLL_INTERVAL: Duration = Duration::from_secs(1);

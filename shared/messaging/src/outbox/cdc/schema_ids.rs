@@ -4,9 +4,9 @@ use anyhow::Context;
 use serde_json::Value;
 use sqlx::PgConnection;
 
+use crate::db::lease::with_query_timeout;
 use crate::event::Topic;
 use crate::kafka::schema_registry::{RegisteredId, SchemaIdError, SchemaRegistryClient};
-use crate::outbox::query::with_query_timeout;
 
 /// Stores the ids of all schemas with which rows of these topics may have been written. Fails if one of the topics' own
 /// schemas has none yet; an older one may have none for good.

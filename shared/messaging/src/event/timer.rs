@@ -1,0 +1,128 @@
+//! Timers: what a decision wants done later. A decision sets, moves or cancels one; when it is due, its handler decides.
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::event::{Effects, Outcome};
+
+/// Every name of a timer begins with this. A Kafka topic cannot have such a name.
+pub const TIMER_PREFIX: &str = "timer/";
+
+/// The longest body of a timer, in bytes of its JSON.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What is due later. The struct is what its handler gets, and is stored as JSON: a version that adds a field gives it a
+/// default, since timers of the version before are pending.
+pub trait Timer: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// `timer/` and what is due: `timer/deadline`. One of the service's own; it stays as long as a timer is pending.
+    const NAME: &'static str;
+
+    /// What holds it up beside the clock.
+    const GUARD: Guard = Guard::CLOCK;
+
+    /// What it is about. There is one timer of this name and key at most: setting it again moves it.
+    fn key(&self) -> String;
+
+    /// Sets the timer, or moves it to this time by the clock of the service's database.
+    ///
+    /// # Panics
+    /// If its JSON is longer than 16 KiB.
+    fn at(&self, due_at: DateTime<Utc>) -> SetTimer {
+        let body = serde_json::to_value(self).expect("timers are plain JSON");
+        let bytes = body.to_string().len();
+        assert!(bytes <= BODY_BYTES_MAX, "{} has {bytes} bytes of {BODY_BYTES_MAX}", Self::NAME);
+        let timer = TimerKey { source: Self::NAME, key: self.key() };
+        SetTimer(TimerChange { timer, set: Some(Setting { body, due_at }) })
+    }
+
+    /// Cancels the timer of a key. Without one, it does nothing.
+    fn cancel(key: impl ToString) -> CancelTimer {
+        let timer = TimerKey { source: Self::NAME, key: key.to_string() };
+        CancelTimer(TimerChange { timer, set: None })
+    }
+}
+
+/// What holds up a timer beside the database's clock.
+///
+/// A clock that jumps ahead while the service runs is not believed for an hour, whatever the guard says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    pub(crate) trusted: bool,
+    pub(crate) measured: bool,
+    pub(crate) caught_up: bool,
+}
+
+impl Guard {
+    /// Not even that. What came back of a call is due when it comes.
+    pub(crate) const NONE: Guard = Guard { trusted: false, measured: false, caught_up: false };
+
+    /// Nothing. A timer that became due during an outage of the service fires after it.
+    pub const CLOCK: Guard = Guard { trusted: true, measured: false, caught_up: false };
+
+    /// Processes of the service have measured the time, less a minute. Time in which no process ran does not count.
+    pub const fn measured(self) -> Guard {
+        Guard { measured: true, ..self }
+    }
+
+    /// The service has handled every event that arrived before the timer was due: no answer that came in time is
+    /// unread.
+    pub const fn caught_up(self) -> Guard {
+        Guard { caught_up: true, ..self }
+    }
+}
+
+/// The outcome that sets or moves a timer.
+#[must_use]
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetTimer(pub(crate) TimerChange);
+
+/// The outcome that cancels a timer.
+#[must_use]
+#[derive(Clone, Debug, PartialEq)]
+pub struct CancelTimer(pub(crate) TimerChange);
+
+/// The name and the key of a timer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimerKey {
+    /// Its name.
+    pub source: &'static str,
+    /// What it is about.
+    pub key: String,
+}
+
+/// A timer that is set, or cancelled.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TimerChange {
+    pub timer: TimerKey,
+    pub set: Option<Setting>,
+}
+
+/// To what a timer is set.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Setting {
+    pub body: serde_json::Value,
+    pub due_at: DateTime<Utc>,
+}
+
+impl SetTimer {
+    /// When it is due, for tests.
+    pub fn due_at(&self) -> DateTime<Utc> {
+        self.0.set.as_ref().expect("it is set").due_at
+    }
+}
+
+impl Outcome for SetTimer {
+    const EVENTS_MAX: usize = 0;
+
+    fn collect(self, effects: &mut Effects) {
+        effects.change_timer(self.0);
+    }
+}
+
+impl Outcome for CancelTimer {
+    const EVENTS_MAX: usize = 0;
+
+    fn collect(self, effects: &mut Effects) {
+        effects.change_timer(self.0);
+    }
+}
