@@ -35,7 +35,8 @@ async fn a_concurrent_duplicate_gets_the_same_answer_though_alone_it_would_be_re
         run().await
     };
     let unlock = async {
-        fixture.wait_for_blocked(2).await;
+        fixture.wait_for_blocked(1).await;
+        wait_for_both(&fixture).await;
         lock.rollback().await.unwrap();
     };
     let (first, second, ()) = tokio::join!(run(), second, unlock);
@@ -166,9 +167,7 @@ async fn the_same_key_gets_the_same_answer_and_has_one_effect() {
     let second = async {
         fixture.wait_for_blocked(1).await;
         let (answer, ()) = tokio::join!(run("two", &five), async {
-            // On a busy machine both are deferred by then to one executor, which tries them in turn.
-            let both_blocked = fixture.wait_for_blocked(2);
-            let _ = tokio::time::timeout(Duration::from_secs(1), both_blocked).await;
+            wait_for_both(&fixture).await;
             lock.commit().await.unwrap();
         });
         answer
@@ -191,6 +190,12 @@ async fn the_same_key_gets_the_same_answer_and_has_one_effect() {
     assert_eq!(run("key", &five).await.0, 201);
     assert_eq!(fixture.tallies().await["a"], (5, 25));
     writing.stop().await;
+}
+
+/// Waits until two commands wait for locks. On a busy machine both are deferred by then to one executor, which tries
+/// them in turn: so the wait ends after a second.
+async fn wait_for_both<const TEST: u32>(fixture: &Fixture<TEST>) {
+    let _ = tokio::time::timeout(Duration::from_secs(1), fixture.wait_for_blocked(2)).await;
 }
 
 async fn prune<const TEST: u32>(fixture: &Fixture<TEST>) -> u64 {
