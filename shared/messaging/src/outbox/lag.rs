@@ -83,7 +83,7 @@ impl OutboxLag {
             if let Err(error) = with_query_timeout(ahead).await {
                 warn!("the sequence of the outbox could not be set: {error}");
             }
-            self.low_watermark.force_full_scan();
+            self.low_watermark.start_again();
         }
         self.oldest_row = position.map(|position| match self.oldest_row {
             Some((known, since)) if known == position => (position, since),

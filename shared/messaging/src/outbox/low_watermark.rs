@@ -95,8 +95,15 @@ impl LowWatermark {
         }
     }
 
+    /// Lets the next poll be a full scan, for tests.
     pub fn force_full_scan(&mut self) {
         self.full_scan_at = None;
+    }
+
+    /// Begins at zero, after the sequence of the positions was set back: a writer that is open may have drawn a low one.
+    pub fn start_again(&mut self) {
+        self.position = 0;
+        self.candidate = None;
     }
 }
 
@@ -156,6 +163,28 @@ mod tests {
             low_watermark.advance(writers(&[]), Some(15));
             assert_eq!(low_watermark.get(), 14);
         }
+        low_watermark.advance(writers(&[]), None);
+        assert_eq!(low_watermark.get(), 20);
+    }
+
+    #[test]
+    fn after_the_sequence_was_set_back_it_waits_for_the_writers_of_that_time() {
+        let mut low_watermark = LowWatermark::default();
+        low_watermark.record_deleted(&[20]);
+        low_watermark.advance(writers(&[]), None);
+        low_watermark.advance(writers(&["a"]), None);
+        assert_eq!(low_watermark.get(), 20);
+        low_watermark.start_again();
+        for _ in 0..3 {
+            low_watermark.advance(writers(&["a"]), None);
+            assert_eq!(
+                (low_watermark.get(), low_watermark.scan_from()),
+                (0, 0),
+                "a drew a low one"
+            );
+        }
+        low_watermark.advance(writers(&["b"]), Some(4));
+        assert_eq!(low_watermark.get(), 3);
         low_watermark.advance(writers(&[]), None);
         assert_eq!(low_watermark.get(), 20);
     }
