@@ -102,8 +102,8 @@ impl<'a> InboxCheck<'a> {
     }
 }
 
-/// Compares the inbox of a service with the records of the topics that it consumes, which are among these. Returns the
-/// number of events that the service handled.
+/// Compares the inbox of a service with the records of the topics that it consumes, which are among these. What was
+/// scheduled is no record of Kafka, and is left out. Returns the number of events that the service handled.
 pub async fn check_inbox<I: InvariantName>(
     service: &'static str,
     subscriptions: &Subscriptions,
@@ -117,9 +117,7 @@ pub async fn check_inbox<I: InvariantName>(
     let mut received: Vec<EventRecord> = received.collect();
     received.sort_unstable_by_key(|record| record.event_id);
     let mut check = InboxCheck::new(service, &received, context);
-    // What was scheduled is no record of Kafka.
-    let rows = "select event_id, topic, received_at from chassis.inbox
-                where topic not like '%/%' order by event_id";
+    let rows = "select event_id, topic, received_at from chassis.inbox where topic not like '%/%' order by event_id";
     let mut rows = sqlx::query_as::<_, InboxRow>(rows).fetch(db);
     while let Some(row) = rows.next().await {
         check.check_row(&row?, findings);

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use chassis::{Service, ServiceLoop, Timer, db, scheduled};
+use chassis::{Service, ServiceLoop, Timer, db};
 use chrono::{DateTime, Utc};
 use events::TOLERATED_OUTAGE;
 use sqlx::PgPool;
@@ -69,7 +69,7 @@ pub fn watch(settings: &Settings, service: &Service) -> ServiceLoop {
 /// Gives the pending orders this deadline, or none: a setting holds for orders that are older than it.
 pub(crate) async fn apply(db: &PgPool, deadline: Option<Duration>) -> sqlx::Result<()> {
     let Some(deadline) = deadline else {
-        return scheduled::cancel_all::<Deadline>(db).await.map(drop);
+        return db::scheduled::cancel_all::<Deadline>(db).await.map(drop);
     };
     let mut last = (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil());
     loop {
@@ -83,6 +83,6 @@ pub(crate) async fn apply(db: &PgPool, deadline: Option<Duration>) -> sqlx::Resu
         let timers = page.into_iter().map(|(created_at, order_id)| {
             (Deadline { order_id }.at(created_at + deadline), created_at)
         });
-        db::with_timeout(QUERY_TIMEOUT, scheduled::set_since(db, timers)).await?;
+        db::with_timeout(QUERY_TIMEOUT, db::scheduled::set_since(db, timers)).await?;
     }
 }

@@ -8,7 +8,7 @@
 //!   together
 //! - [`Event`], [`Topic`], [`HandlerContext`], [`HandlerResult`], [`Outcome`], [`unprocessable!`],
 //!   [`DiscardImpact`]: what events cause
-//! - [`Timer`], [`SetTimer`], [`CancelTimer`], [`Guard`]: what is due later
+//! - [`Timer`], [`SetTimer`], [`CancelTimer`]: what is due later
 //! - [`Call`], [`Request`], [`Answered`], [`CallResult`], [`call_target!`]: what is asked of a system outside
 //! - [`Command`], [`Decision`], [`Commands`], [`Reply`], [`Idempotent`], [`Problem`],
 //!   [`PageLimit`], [`Caller`]: what clients request, and who they are
@@ -49,12 +49,11 @@ pub use messaging::{
         command::{Accepted, Command, Decision},
     },
     consumer::{self, handlers::Handlers, lag::ConsumerLag},
-    db::horizon::Horizon,
     dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff},
     event::{
         self, Answered, Call, CallResult, CancelTimer, DataClass, DeclaredEvent, Effects, Event,
-        Guard, HandlerContext, HandlerResult, Isolation, MakeCall, Method, Outcome, Request,
-        Retention, SetTimer, SettleCalls, Subscriptions, Timer, Topic, Unprocessable,
+        HandlerContext, HandlerResult, Isolation, MakeCall, Method, Outcome, Request, Retention,
+        SetTimer, SettleCalls, Subscriptions, Timer, Topic, Unprocessable,
     },
     flow::heartbeat::{Heartbeat, Heartbeats},
     inbox,
@@ -68,7 +67,6 @@ pub use messaging::{
         relay::Relay,
         republish_source::{PublishedEvent, Republish, RepublishSource},
     },
-    scheduled,
     telemetry::labels::label_request,
     unit_of_work::{
         self, Loads, UnitOfWork, loader::Loader, record::Record, table::Table,

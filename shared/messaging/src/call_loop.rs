@@ -59,7 +59,7 @@ pub struct CallPolicy {
     pub is_final: fn(u16) -> bool,
 }
 
-/// Every status of a client's mistake, but those that ask to come back later.
+/// Every status of a client's mistake, but those that ask to come back later: 408, 409, 425 and 429.
 pub fn is_final_status(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use chassis::scheduled::TIMER_BATCH_MAX;
+use chassis::db::scheduled::TIMER_BATCH_MAX;
 use checker::record::RecordPosition;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};

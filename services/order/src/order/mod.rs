@@ -12,7 +12,7 @@ mod rows;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chassis::{Caller, Guard, Record, Table, Timer, deserialize_integer};
+use chassis::{Caller, Record, Table, Timer, deserialize_integer};
 use chrono::{DateTime, Utc};
 use events::orders::{CancelReason, OrderCreated};
 use events::participants::{ASKED_BY_EVERY_ORDER, PARTICIPANTS, participants};
@@ -191,7 +191,8 @@ pub struct Deadline {
 
 impl Timer for Deadline {
     const NAME: &'static str = "timer/deadline";
-    const GUARD: Guard = Guard::CLOCK.measured().caught_up();
+    const MEASURED: bool = true;
+    const CAUGHT_UP: bool = true;
 
     fn key(&self) -> String {
         self.order_id.to_string()

@@ -52,22 +52,11 @@ pub(crate) fn read_os<C: clap::Parser>(
         let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
         let Some(flag) = arg.get_long() else { continue };
         let is_secret = arg.is_hide_env_values_set();
-        let mut given = match value(name) {
-            Some(value) => variable_text(name, value, is_secret)?,
-            None => None,
+        let given = match (is_secret, value(name)) {
+            (true, _) => secret_value(name, &value)?,
+            (false, Some(value)) => variable_text(name, value, false)?,
+            (false, None) => None,
         };
-        let file_variable = file_variable(name);
-        if is_secret && let Some(file) = value(&file_variable).filter(|it| !it.is_empty()) {
-            let both = format!("{name} and {file_variable} are both set: unset one of them.");
-            BadConfiguration::require(given.is_none(), both)?;
-            let content = std::fs::read(&file).map_err(|error| {
-                let file = file.display();
-                BadConfiguration(format!(
-                    "{file_variable} is `{file}`, which cannot be read: {error}."
-                ))
-            })?;
-            given = variable_text(&file_variable, OsString::from_vec(content), true)?;
-        }
         if let Some(value) = given {
             flags.push(format!("--{flag}={value}"));
         }
@@ -79,20 +68,29 @@ pub(crate) fn read_os<C: clap::Parser>(
         .map_err(|error| describe_error::<C>(&error))
 }
 
-/// The present value of a secret that the environment holds, or that the file of its variable holds; `None` without one.
+/// The present value of a secret of the process's environment, or of the file that its variable names; `None` without
+/// one.
 ///
 /// # Errors
-/// If its file cannot be read, or it is no text of one line.
+/// If both are set, its file cannot be read, or it is no text of one line.
 pub(crate) fn read_secret(name: &str) -> Result<Option<Secret>, BadConfiguration> {
+    Ok(secret_value(name, |name| std::env::var_os(name))?.map(Secret::from))
+}
+
+fn secret_value(
+    name: &str,
+    value: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<String>, BadConfiguration> {
+    let given = value(name).map(|value| variable_text(name, value, true)).transpose()?.flatten();
     let file_variable = file_variable(name);
-    let value = match std::env::var_os(&file_variable).filter(|file| !file.is_empty()) {
-        None => std::env::var_os(name),
-        Some(file) => Some(OsString::from_vec(std::fs::read(&file).map_err(|error| {
-            BadConfiguration(format!("the file of {file_variable} cannot be read: {error}"))
-        })?)),
-    };
-    let text = value.map(|value| variable_text(name, value, true)).transpose()?;
-    Ok(text.flatten().map(Secret::from))
+    let Some(file) = value(&file_variable).filter(|it| !it.is_empty()) else { return Ok(given) };
+    let both = format!("{name} and {file_variable} are both set: unset one of them.");
+    BadConfiguration::require(given.is_none(), both)?;
+    let content = std::fs::read(&file).map_err(|error| {
+        let file = file.display();
+        BadConfiguration(format!("{file_variable} is `{file}`, which cannot be read: {error}."))
+    })?;
+    variable_text(&file_variable, OsString::from_vec(content), true)
 }
 
 /// The variable that names a file with a secret, in place of the variable that holds the secret.

@@ -6,7 +6,8 @@ pub mod migrate;
 pub mod pool;
 mod privileges;
 
-pub use messaging::db::{begin, horizon, now, with_timeout};
+pub use messaging::db::{begin, now, with_timeout};
+pub use messaging::scheduled;
 
 /// The versions of the migrations of the service that were applied.
 const SERVICE_VERSIONS: &str = "_sqlx_migrations";

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use messaging::call_loop::{CallLoop, CallPolicy, Target, is_final_status};
+pub use messaging::call_loop::is_final_status;
+use messaging::call_loop::{CallLoop, CallPolicy, Target};
 
 use crate::config::env::BadConfiguration;
 use crate::http::call_target::HttpTarget;
@@ -47,8 +48,13 @@ impl CallTarget {
         let total_age = key_age.saturating_sub(timeout + key_age / 10);
         let pause_min = Duration::from_secs(self.pause_seconds);
         let pause_max = Duration::from_secs(self.pause_max_seconds);
-        ensure!(pause_min <= pause_max, "its first pause is longer than its longest");
-        let client = HttpTarget::new(&self.url, format!("{}_TOKEN", self.variables), timeout)?;
+        let variables = self.variables;
+        ensure!(
+            pause_min <= pause_max,
+            "{variables}_PAUSE_SECONDS is longer than {variables}_PAUSE_MAX_SECONDS"
+        );
+        let client = HttpTarget::new(&self.url, format!("{variables}_TOKEN"), timeout);
+        let client = client.with_context(|| format!("{variables}_URL cannot be used"))?;
         let (concurrency, is_final) = (self.concurrency, self.is_final);
         let policy = CallPolicy { pause_min, pause_max, timeout, total_age, concurrency, is_final };
         Ok(Target { policy, performer: Arc::new(client) })
@@ -67,20 +73,14 @@ impl Service {
     ) -> anyhow::Result<ServiceLoop> {
         let mut by_name = BTreeMap::new();
         for target in targets {
-            let variables = target.variables;
-            let made = target.target().with_context(|| format!("{variables}_URL"));
-            let made = made.map_err(|error| BadConfiguration::new(format!("{error:#}")))?;
+            let made = target.target();
+            let made = made.map_err(|error| BadConfiguration::new(format!("{error:#}.")))?;
             by_name.insert(target.name, made);
         }
         let heartbeat = self.heartbeat("calls", HEARTBEAT_TIMEOUT);
         let calls = CallLoop { db: self.db.clone(), heartbeat, targets: by_name };
         Ok(ServiceLoop::new("calls", |stop| calls.run(stop)))
     }
-}
-
-/// Every status of a client's mistake, but those that ask to come back later: 408, 409, 425 and 429.
-pub fn is_final(status: u16) -> bool {
-    is_final_status(status)
 }
 
 /// Declares the settings of a target: a struct for `#[command(flatten)]`, whose variables begin with a word. Its method
@@ -136,9 +136,72 @@ macro_rules! call_target {
                     pause_seconds: self.pause_seconds,
                     pause_max_seconds: self.pause_max_seconds,
                     concurrency: usize::try_from(self.concurrency).unwrap_or(usize::MAX),
-                    is_final: $crate::service::calls::is_final,
+                    is_final: $crate::service::calls::is_final_status,
                 }
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::env::read_from;
+
+    call_target!(BankSettings, "bank", "BANK");
+    call_target!(CarrierSettings, "carrier", "CARRIER");
+
+    #[derive(clap::Parser)]
+    struct Settings {
+        #[command(flatten)]
+        bank: BankSettings,
+        #[command(flatten)]
+        carrier: CarrierSettings,
+    }
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, BadConfiguration> {
+        let required = [
+            ("BANK_URL", "https://bank.example.com/api"),
+            ("BANK_KEY_HOURS", "24"),
+            ("CARRIER_URL", "http://carrier.example.com"),
+            ("CARRIER_KEY_HOURS", "1"),
+        ];
+        read_from(|name| {
+            let mut given = variables.iter().chain(&required);
+            given.find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
+        })
+    }
+
+    #[test]
+    fn each_target_has_variables_of_its_own_and_gives_up_before_its_key_is_forgotten() {
+        let variables = [("BANK_CONCURRENCY", "3"), ("CARRIER_PAUSE_SECONDS", "7")];
+        let Settings { bank, carrier } = read(&variables).unwrap();
+        let (bank, carrier) = (bank.target(), carrier.target());
+        assert_eq!((bank.name, bank.variables, bank.concurrency), ("bank", "BANK", 3));
+        assert_eq!((carrier.name, carrier.concurrency, carrier.pause_seconds), ("carrier", 10, 7));
+        let policy = bank.target().unwrap().policy;
+        assert_eq!(policy.total_age, Duration::from_secs(24 * 3_600 * 9 / 10 - 10));
+        assert_eq!(policy.pause_max, Duration::from_secs(60));
+        let is_final =
+            [400, 404, 408, 409, 422, 429, 500, 503].map(|status| (policy.is_final)(status));
+        assert_eq!(is_final, [true, true, false, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_called_is_refused() {
+        for (variable, value) in [
+            ("BANK_URL", "bank"),
+            ("BANK_URL", "mailto:bank@example.com"),
+            ("BANK_PAUSE_SECONDS", "90"),
+        ] {
+            let settings = read(&[(variable, value)]).unwrap();
+            assert!(settings.bank.target().target().is_err(), "{variable}={value}");
+        }
+        for (variable, value) in
+            [("BANK_KEY_HOURS", "0"), ("BANK_KEY_HOURS", ""), ("BANK_CONCURRENCY", "0")]
+        {
+            let refused = read(&[(variable, value)]).err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|error| error.contains(variable)), "{variable}={value}");
+        }
+    }
 }

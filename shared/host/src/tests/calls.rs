@@ -195,6 +195,12 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 }
 
+async fn stop(running: impl IntoIterator<Item = RunningLoop>) {
+    for running in running {
+        running.stop().await;
+    }
+}
+
 const HOUR: Duration = Duration::from_secs(3_600);
 
 #[tokio::test]
@@ -215,10 +221,7 @@ async fn a_call_is_made_with_its_decision_and_its_answer_is_heard_once_in_its_tr
     assert_eq!(traces.len(), 2, "each call has the trace of its decision: {traces:?}");
     assert_eq!(fixture.count("chassis.calls").await, 0);
     assert_eq!(fixture.count("chassis.inbox").await, 2);
-    for running in running {
-        running.stop().await;
-    }
-    executors.stop().await;
+    stop(running.into_iter().chain([executors])).await;
 }
 
 #[tokio::test]
@@ -249,10 +252,7 @@ async fn a_refusal_is_believed_only_if_no_earlier_try_may_have_been_done() {
     fixture.wait_for_tally("uncertain", 2, 1_004).await;
     fixture.wait_for_tally("silent", 2, 1_004).await;
     assert_eq!(fixture.count("chassis.calls").await, 0);
-    for running in running {
-        running.stop().await;
-    }
-    executors.stop().await;
+    stop(running.into_iter().chain([executors])).await;
 }
 
 #[tokio::test]
@@ -264,17 +264,12 @@ async fn a_call_is_given_up_before_its_target_forgets_its_key() {
     let running = fixture.start_calls(&address, Duration::from_secs(2));
     fixture.decide(&commands, "uncertain", 5).await;
     fixture.wait_for_tally("uncertain", 1, -1).await;
-    for running in running {
-        running.stop().await;
-    }
+    stop(running).await;
     // Nothing listens here, so nothing can have been done.
     let running = fixture.start_calls("http://127.0.0.1:9/", Duration::from_secs(2));
     fixture.decide(&commands, "never reached", 5).await;
     fixture.wait_for_tally("never reached", 1, 0).await;
-    for running in running {
-        running.stop().await;
-    }
-    executors.stop().await;
+    stop(running.into_iter().chain([executors])).await;
 }
 
 /// Its process was killed while a try was under way.
@@ -287,10 +282,7 @@ async fn a_try_that_was_lost_may_have_been_done() {
     let bank = Bank::new(&[("lost", &[422])]);
     let running = fixture.start_calls(&bank.open().await, HOUR);
     fixture.wait_for_tally("lost", 1, -1).await;
-    for running in running {
-        running.stop().await;
-    }
-    executors.stop().await;
+    stop(running.into_iter().chain([executors])).await;
 }
 
 #[tokio::test]
@@ -317,10 +309,7 @@ async fn calls_are_bounded_in_number_kept_in_order_and_taken_back() {
     assert!(bank.keys("taken back").is_empty());
     let most = bank.most_under_way.load(Ordering::SeqCst);
     assert!((2..=4).contains(&most), "{most}");
-    for running in running {
-        running.stop().await;
-    }
-    executors.stop().await;
+    stop(running.into_iter().chain([executors])).await;
 }
 
 #[tokio::test]
@@ -342,8 +331,5 @@ async fn an_answer_that_cannot_be_is_a_dead_letter_and_a_segment_stays_in_its_pl
             == 1
     })
     .await;
-    for running in running {
-        running.stop().await;
-    }
-    executors.stop().await;
+    stop(running.into_iter().chain([executors])).await;
 }

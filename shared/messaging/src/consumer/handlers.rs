@@ -6,9 +6,10 @@ use crate::consumer::router::{
 };
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::event::avro::Undecodable;
+use crate::event::timer::Guard;
 use crate::event::{
-    Answered, CALL_PREFIX, Call, Event, Guard, HandlerContext, HandlerResult, Outcome,
-    TIMER_PREFIX, Timer, Topic,
+    Answered, CALL_PREFIX, Call, Event, HandlerContext, HandlerResult, Outcome, TIMER_PREFIX,
+    Timer, Topic,
 };
 use crate::transaction::incoming_record::Source;
 use crate::unit_of_work::{Loads, UnitOfWork};
@@ -86,7 +87,7 @@ impl<R: UnitOfWork> Handlers<R> {
             "{} does not begin with {TIMER_PREFIX}",
             T::NAME
         );
-        self.on_scheduled(T::NAME, T::GUARD, handler)
+        self.on_scheduled(T::NAME, Guard::of::<T>(), handler)
     }
 
     /// Adds the handler of what comes back of a call. Its type determines the name.

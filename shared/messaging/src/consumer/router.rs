@@ -94,7 +94,7 @@ fn default_impact(source: Source, service: &str) -> DiscardImpact {
             format!("Its effect is lost: {service} never handles this event of {name}.")
         }
         Source::Scheduled(name) => {
-            format!("Its effect is lost: {service} never does what was due by this {name}.")
+            format!("Its effect is lost: {service} never handles this {name}.")
         }
     })
 }

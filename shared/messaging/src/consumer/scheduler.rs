@@ -26,7 +26,7 @@ use crate::db::connection::DedicatedConnection;
 use crate::db::lease::{Lease, with_query_timeout};
 use crate::db::trusted_clock::TrustedClock;
 use crate::dead_letter;
-use crate::event::Guard;
+use crate::event::timer::Guard;
 use crate::flow::backoff::RetryBackoff;
 use crate::scheduled::{self, DueRow, Ready, TIMER_BATCH_MAX};
 use crate::transaction::WorkItem;

@@ -26,7 +26,7 @@ const TICK_INTERVAL: Duration = Duration::from_secs(60);
 const TICK_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long one statement may take.
-pub(super) const TICK_QUERY_TIMEOUT: Duration = Duration::from_secs(8);
+const TICK_QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long ticks are kept: longer than any row that stores the number of one.
 pub(crate) const TICK_RETENTION: Duration = Duration::from_secs(31 * 24 * 3600);
@@ -101,6 +101,6 @@ pub async fn older_than(db: &PgPool, span: Duration) -> sqlx::Result<Option<i32>
     tick.bind(millis(span)).fetch_one(db).await
 }
 
-pub(super) fn millis(span: Duration) -> i64 {
+fn millis(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 2)
 }

@@ -6,7 +6,6 @@
 
 pub mod clock;
 pub mod connection;
-pub mod horizon;
 pub mod lease;
 pub mod login;
 pub mod operator_acts;

@@ -28,7 +28,7 @@ pub use crate::event::handler::response_id;
 pub use crate::event::handler::{HandlerContext, HandlerResult, Unprocessable};
 pub use crate::event::outcome::{Effects, Outcome, largest};
 pub use crate::event::subscriptions::Subscriptions;
-pub use crate::event::timer::{CancelTimer, Guard, SetTimer, TIMER_PREFIX, Timer};
+pub use crate::event::timer::{CancelTimer, SetTimer, TIMER_PREFIX, Timer};
 pub use crate::event::topic::{
     DataClass, FACT_DAYS, Isolation, PARTITIONS, PERSONAL_DAYS_MAX, Retention, Topic,
 };

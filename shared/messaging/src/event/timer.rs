@@ -17,8 +17,13 @@ pub trait Timer: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// `timer/` and what is due: `timer/deadline`. One of the service's own; it stays as long as a timer is pending.
     const NAME: &'static str;
 
-    /// What holds it up beside the clock.
-    const GUARD: Guard = Guard::CLOCK;
+    /// Whether processes of the service must have measured the time since it was set, less a minute. Time in which no
+    /// process ran does not count.
+    const MEASURED: bool = false;
+
+    /// Whether the service must have handled every event that arrived before the timer was due: then no answer that came
+    /// in time is unread.
+    const CAUGHT_UP: bool = false;
 
     /// What it is about. There is one timer of this name and key at most: setting it again moves it.
     fn key(&self) -> String;
@@ -42,32 +47,22 @@ pub trait Timer: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
-/// What holds up a timer beside the database's clock.
-///
-/// A clock that jumps ahead while the service runs is not believed for an hour, whatever the guard says.
+/// What holds up what is scheduled beside the database's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guard {
-    pub(crate) trusted: bool,
-    pub(crate) measured: bool,
-    pub(crate) caught_up: bool,
+pub(crate) struct Guard {
+    /// A jump ahead while the service runs is not believed for an hour.
+    pub trusted: bool,
+    pub measured: bool,
+    pub caught_up: bool,
 }
 
 impl Guard {
-    /// Not even that. What came back of a call is due when it comes.
-    pub(crate) const NONE: Guard = Guard { trusted: false, measured: false, caught_up: false };
+    /// Nothing. What came back of a call is due when it comes.
+    pub const NONE: Guard = Guard { trusted: false, measured: false, caught_up: false };
 
-    /// Nothing. A timer that became due during an outage of the service fires after it.
-    pub const CLOCK: Guard = Guard { trusted: true, measured: false, caught_up: false };
-
-    /// Processes of the service have measured the time, less a minute. Time in which no process ran does not count.
-    pub const fn measured(self) -> Guard {
-        Guard { measured: true, ..self }
-    }
-
-    /// The service has handled every event that arrived before the timer was due: no answer that came in time is
-    /// unread.
-    pub const fn caught_up(self) -> Guard {
-        Guard { caught_up: true, ..self }
+    /// That of the timers of a type. A timer that became due during an outage of the service fires after it.
+    pub const fn of<T: Timer>() -> Guard {
+        Guard { trusted: true, measured: T::MEASURED, caught_up: T::CAUGHT_UP }
     }
 }
 
