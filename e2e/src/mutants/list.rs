@@ -35,9 +35,19 @@ const fn mutant(
     Mutant { id, description, violates, detector: Detector::Trial(disturbance, 1), service: None }
 }
 
+/// A fault that a test of the chassis finds.
+const fn tested(
+    id: &'static str,
+    description: &'static str,
+    violates: Invariant,
+    test: &'static str,
+) -> Mutant {
+    Mutant { detector: Detector::Test(test), ..mutant(id, description, violates, Nothing) }
+}
+
 /// The ids are only names. There is no B14: that mutant was about a payment provider, and payment
 /// has none.
-pub const MUTANTS: [Mutant; 18] = [
+pub const MUTANTS: [Mutant; 24] = [
     mutant("B1", "offset stored before the commit", I13, DatabaseThenService("payment")),
     mutant("B2", "inbox in its own transaction", I7, TableLocked("payment", "payments")),
     mutant("B3", "outbox outside the transaction", I11, TableLocked("order", "orders")),
@@ -71,30 +81,68 @@ pub const MUTANTS: [Mutant; 18] = [
         TableLocked("order", "chassis.idempotency_keys"),
     ),
     mutant("B15", "a task ends unnoticed", I13, DatabaseKilled("payment")),
-    Mutant {
-        // A real broker cannot be made to respond to a producer with an out-of-sequence error.
-        detector: Detector::Test("a_producer_with_a_fatal_error_is_replaced_and_loses_nothing"),
-        ..mutant("B16", "a dead producer is kept", I13, Nothing)
-    },
-    Mutant {
-        // A broker refuses the first of two requests in flight and accepts the second by chance only.
-        detector: Detector::Test(
-            "a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_delivered",
-        ),
-        ..mutant("B17", "delivery report without an offset counts as written", I8, Nothing)
-    },
-    Mutant {
-        detector: Detector::Test(
-            "a_timer_that_is_cancelled_or_moved_after_it_was_read_does_not_fire",
-        ),
-        ..mutant("B18", "a cancelled timer fires", I7, Nothing)
-    },
-    Mutant {
-        detector: Detector::Test(
-            "a_timer_whose_row_is_locked_waits_by_itself_and_an_unknown_one_for_another_version",
-        ),
-        ..mutant("B19", "a timer is deleted before it has fired", I13, Nothing)
-    },
+    // A real broker cannot be made to respond to a producer with an out-of-sequence error.
+    tested(
+        "B16",
+        "a dead producer is kept",
+        I13,
+        "a_producer_with_a_fatal_error_is_replaced_and_loses_nothing",
+    ),
+    // A broker refuses the first of two requests in flight and accepts the second by chance only.
+    tested(
+        "B17",
+        "delivery report without an offset counts as written",
+        I8,
+        "a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_delivered",
+    ),
+    tested(
+        "B18",
+        "a cancelled timer fires",
+        I7,
+        "a_timer_that_is_cancelled_or_moved_after_it_was_read_does_not_fire",
+    ),
+    tested(
+        "B19",
+        "a timer is deleted before it has fired",
+        I13,
+        "a_timer_whose_row_is_locked_waits_by_itself_and_an_unknown_one_for_another_version",
+    ),
+    tested(
+        "B20",
+        "a key for each try of a call",
+        I2,
+        "a_call_is_made_with_its_decision_and_its_answer_is_heard_once_in_its_trace",
+    ),
+    tested(
+        "B21",
+        "a refusal of a repeat is believed",
+        I4,
+        "a_refusal_is_believed_only_if_no_earlier_try_may_have_been_done",
+    ),
+    tested(
+        "B22",
+        "a delivery that nobody signed is stored",
+        I7,
+        "what_its_sender_did_not_sign_is_refused_and_stores_nothing",
+    ),
+    tested(
+        "B23",
+        "a delivery has the id of an event",
+        I13,
+        "a_delivery_with_the_id_of_an_event_hides_no_event",
+    ),
+    tested(
+        "B24",
+        "an answered task stays open",
+        I7,
+        "a_task_is_answered_by_one_operator_and_heard_once",
+    ),
+    tested(
+        "B25",
+        "an answer that is not allowed is accepted",
+        I10,
+        "a_task_is_answered_by_one_operator_and_heard_once",
+    ),
 ];
 
 /// The file with the patch of a mutant.

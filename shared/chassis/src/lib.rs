@@ -10,6 +10,8 @@
 //!   [`DiscardImpact`]: what events cause
 //! - [`Timer`], [`SetTimer`], [`CancelTimer`]: what is due later
 //! - [`Call`], [`Request`], [`Answered`], [`CallResult`], [`call_target!`]: what is asked of a system outside
+//! - [`Webhook`], [`WebhookSource`](http::webhooks::WebhookSource): what a system outside tells
+//! - [`Task`], [`Question`], [`AnsweredTask`]: what a person decides
 //! - [`Command`], [`Decision`], [`Commands`], [`Reply`], [`Idempotent`], [`Problem`],
 //!   [`PageLimit`], [`Caller`]: what clients request, and who they are
 //! - [`books`], [`CachedAnswer`], [`openapi`], [`ChangeFeed`], [`Republish`], [`CompactedTopic`]: what a service may add
@@ -51,9 +53,10 @@ pub use messaging::{
     consumer::{self, handlers::Handlers, lag::ConsumerLag},
     dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff},
     event::{
-        self, Answered, Call, CallResult, CancelTimer, DataClass, DeclaredEvent, Effects, Event,
-        HandlerContext, HandlerResult, Isolation, MakeCall, Method, Outcome, Request, Retention,
-        SetTimer, SettleCalls, Subscriptions, Timer, Topic, Unprocessable,
+        self, Answered, AnsweredTask, Call, CallResult, CancelTimer, CloseTasks, DataClass,
+        DeclaredEvent, Effects, Event, HandlerContext, HandlerResult, Isolation, MakeCall, Method,
+        OpenTask, Outcome, Question, Request, Retention, SetTimer, SettleCalls, Subscriptions,
+        Task, Timer, TimerKey, Topic, Unprocessable, Webhook,
     },
     flow::heartbeat::{Heartbeat, Heartbeats},
     inbox,

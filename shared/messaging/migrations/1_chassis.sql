@@ -50,9 +50,11 @@ create table chassis.clock_ticks (
 insert into chassis.clock_ticks (tick, elapsed_ms) values (0, 0);
 comment on table chassis.clock_ticks is 'append-only, deletable: old ticks are deleted';
 
--- What is due later: one row for each timer. The transaction that decides a timer's handler deletes its row.
+-- What is due later: one row for each timer, for each delivery of a webhook, and for what came back of a call or a task.
+-- The transaction in which its handler decides deletes the row.
 create table chassis.scheduled (
-    -- What is due, such as 'timer/deadline', and what it is about: a timer that is set again is moved.
+    -- What is due, such as 'timer/deadline', and what it is about: a timer that is set again is moved. The key of a
+    -- delivery is its id, and that of what came back the id of its call or task.
     source       text not null,
     key          text not null,
     -- Its place among the dead letters, should it become one.
@@ -87,12 +89,13 @@ comment on column chassis.scheduled.causation_id is 'mutable: the timer is set a
 comment on column chassis.scheduled.traceparent is 'mutable: the timer is set again';
 comment on column chassis.scheduled.tracestate is 'mutable: the timer is set again';
 
--- Requests to systems outside: one row for each call, from its decision until its outcome is known. What came back is
--- scheduled in the transaction that changes the row.
+-- Requests to systems outside and questions to persons: one row for each call or task, from its decision until its
+-- outcome is known. What came back is scheduled in the transaction that changes the row.
 create table chassis.calls (
-    -- The Idempotency-Key that every try sends.
+    -- The Idempotency-Key that every try sends, and the id of a task.
     call_id      uuid primary key,
-    -- What is asked of whom, such as 'call/carrier.book', and what it is about.
+    -- What is asked of whom, such as 'call/carrier.book' or 'task/lost-parcel', and what it is about. The target of a task
+    -- is 'person'.
     name         text not null,
     target       text not null,
     key          text not null,
@@ -101,7 +104,7 @@ create table chassis.calls (
     call         jsonb not null,
     request      jsonb not null,
     created_at   timestamptz not null default clock_timestamp(),
-    -- Null if it is not tried any more, and its outcome is unknown.
+    -- Null for a task, and for a call that is not tried any more: its outcome is unknown.
     next_try_at  timestamptz default clock_timestamp(),
     tries        integer not null default 0,
     -- When the try that has no result yet began.

@@ -224,18 +224,21 @@ impl CallLoop {
         let tried = target.performer.perform(&call).await;
         let took = began.elapsed().as_secs_f64();
         let outcome = outcome_label(&tried);
-        counter!("calls_tried_total", "call" => call.name.clone(), "outcome" => outcome)
+        counter!("calls_tried_total", "call" => call.asked.name.clone(), "outcome" => outcome)
             .increment(1);
-        histogram!("call_seconds", "call" => call.name.clone()).record(took);
+        histogram!("call_seconds", "call" => call.asked.name.clone()).record(took);
         let has_answered = matches!(tried, Tried::Answered { status: ..500, .. });
         let after = after_try(&call, tried, &target.policy);
         if let AfterTry::Again { error, .. } | AfterTry::Unknown { error } = &after {
-            let (name, key, tries) = (&call.name, &call.key, call.tries);
+            let (name, key, tries) = (&call.asked.name, &call.asked.key, call.tries);
             warn!("try {tries} of {name} for {key} has no final answer: {error}");
         }
         // Without it the try counts as lost.
         if let Err(error) = with_query_timeout(calls::end_try(&self.db, &call, &after)).await {
-            warn!("what came back of {} for {} could not be stored: {error}", call.name, call.key);
+            warn!(
+                "what came back of {} for {} could not be stored: {error}",
+                call.asked.name, call.asked.key
+            );
         }
         (name, has_answered)
     }

@@ -9,13 +9,14 @@ use opentelemetry::Context;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::types::Json;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::db::clock::newest_tick;
 use crate::db::operator_acts::{self, OperatorAct, OperatorActError};
-use crate::event::call::{CallChange, NewCall, Request, target_of};
+use crate::event::call::{CallChange, NewCall, PERSON, Request, target_of};
+use crate::event::task::Question;
 use crate::event::{HandlerContext, response_id};
 use crate::telemetry;
 use crate::unit_of_work::write_batch::WriteBatch;
@@ -87,10 +88,14 @@ impl Changes {
         writes
             .statement(
                 "insert into chassis.calls
-                     (call_id, name, target, key, in_order, call, request, causation_id, traceparent, tracestate)
-                 select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),
-                        unnest($5::bool[]), unnest($6::jsonb[]), unnest($7::jsonb[]), unnest($8::uuid[]),
-                        unnest($9::text[]), unnest($10::text[])",
+                     (call_id, name, target, key, in_order, call, request, causation_id, traceparent, tracestate,
+                      next_try_at)
+                 select call_id, name, target, key, in_order, call, request, causation_id, traceparent, tracestate,
+                        case when target <> $11 then clock_timestamp() end
+                 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::jsonb[], $7::jsonb[],
+                             $8::uuid[], $9::text[], $10::text[])
+                     as made (call_id, name, target, key, in_order, call, request, causation_id, traceparent,
+                              tracestate)",
             )
             .bind(rows().map(|row| row.call_id).collect::<Vec<_>>())
             .bind(rows().map(|row| row.new.name).collect::<Vec<_>>())
@@ -98,20 +103,31 @@ impl Changes {
             .bind(rows().map(|row| row.new.key.as_str()).collect::<Vec<_>>())
             .bind(rows().map(|row| row.new.in_order).collect::<Vec<_>>())
             .bind(rows().map(|row| &row.new.call).collect::<Vec<_>>())
-            .bind(rows().map(|row| Json(&row.new.request)).collect::<Vec<_>>())
+            .bind(rows().map(|row| &row.new.request).collect::<Vec<_>>())
             .bind(rows().map(|row| row.causation_id).collect::<Vec<_>>())
             .bind(rows().map(|row| row.traceparent.as_str()).collect::<Vec<_>>())
-            .bind(rows().map(|row| row.tracestate.as_deref()).collect::<Vec<_>>());
+            .bind(rows().map(|row| row.tracestate.as_deref()).collect::<Vec<_>>())
+            .bind(PERSON);
     }
+}
+
+/// What was asked of a system or of a person, and in which trace.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Asked {
+    pub call_id: Uuid,
+    pub name: String,
+    pub key: String,
+    pub call: Value,
+    pub causation_id: Option<Uuid>,
+    pub traceparent: String,
+    pub tracestate: Option<String>,
 }
 
 /// A call whose try begins.
 #[derive(Debug, sqlx::FromRow)]
 pub struct PendingCall {
-    pub call_id: Uuid,
-    pub name: String,
-    pub key: String,
-    pub call: Value,
+    #[sqlx(flatten)]
+    pub asked: Asked,
     pub request: Json<Request>,
     /// With this one.
     pub tries: i32,
@@ -121,9 +137,6 @@ pub struct PendingCall {
     pub is_uncertain: bool,
     /// Whether its handler has heard, or will hear, that its outcome is unknown.
     pub was_unknown: bool,
-    pub causation_id: Option<Uuid>,
-    pub traceparent: String,
-    pub tracestate: Option<String>,
 }
 
 /// Begins a try of the calls to a target that are due, `limit` at most, and commits it. A try that has no result, since
@@ -178,7 +191,7 @@ pub(crate) async fn end_try(
     let mut tx = db.begin().await?;
     let changed = match after {
         AfterTry::Known(_) => {
-            sqlx::query("delete from chassis.calls where call_id = $1").bind(call.call_id)
+            sqlx::query("delete from chassis.calls where call_id = $1").bind(call.asked.call_id)
         }
         AfterTry::Again { seconds, is_uncertain, error } => sqlx::query(
             "update chassis.calls
@@ -186,7 +199,7 @@ pub(crate) async fn end_try(
                  is_uncertain = is_uncertain or $3, last_error = $4
              where call_id = $1",
         )
-        .bind(call.call_id)
+        .bind(call.asked.call_id)
         .bind(seconds)
         .bind(is_uncertain)
         .bind(error),
@@ -196,7 +209,7 @@ pub(crate) async fn end_try(
                  unknown_since = coalesce(unknown_since, clock_timestamp())
              where call_id = $1",
         )
-        .bind(call.call_id)
+        .bind(call.asked.call_id)
         .bind(error),
     };
     let is_pending = changed.execute(&mut *tx).await?.rows_affected() > 0;
@@ -210,21 +223,26 @@ pub(crate) async fn end_try(
         AfterTry::Again { .. } => None,
     };
     if let Some(result) = heard.filter(|_| is_pending) {
-        schedule_answer(&mut tx, call, &result).await?;
+        schedule_answer(&mut tx, &call.asked, kind_of(&result), &result).await?;
     }
     tx.commit().await?;
     Ok(is_pending)
 }
 
-/// Schedules what the handler of a call hears. What it was to hear before, and has not, is replaced: *done* after
-/// *unknown*.
+/// The kind of a result: its one field.
+fn kind_of(result: &Value) -> &str {
+    let kind = result.as_object().and_then(|result| result.keys().next());
+    kind.map_or("", String::as_str)
+}
+
+/// Schedules what the handler of a call or a task hears. What it was to hear before, and has not, is replaced: *done*
+/// after *unknown*.
 async fn schedule_answer(
     tx: &mut PgConnection,
-    call: &PendingCall,
+    call: &Asked,
+    kind: &str,
     result: &Value,
 ) -> sqlx::Result<()> {
-    let kind = result.as_object().and_then(|result| result.keys().next());
-    let kind = kind.map_or("", String::as_str);
     sqlx::query(concat!(
         "insert into chassis.scheduled
              (source, key, event_id, body, due_at, causation_id, traceparent, tracestate, tick)
@@ -249,10 +267,19 @@ async fn schedule_answer(
 pub(crate) async fn oldest(db: &mut PgConnection) -> sqlx::Result<Vec<(String, f64)>> {
     sqlx::query_as(
         "select target, extract(epoch from clock_timestamp() - min(created_at))::float8
-         from chassis.calls group by target",
+         from chassis.calls where target <> $1 group by target",
     )
+    .bind(PERSON)
     .fetch_all(db)
     .await
+}
+
+/// For how long the oldest task has been open, in seconds; 0 if none is.
+pub(crate) async fn oldest_task(db: &mut PgConnection) -> sqlx::Result<f64> {
+    let oldest =
+        "select coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8
+                  from chassis.calls where target = $1";
+    sqlx::query_scalar(oldest).bind(PERSON).fetch_one(db).await
 }
 
 /// A pending call, as operators see it.
@@ -282,9 +309,10 @@ const SUMMARY: &str =
 
 /// The oldest pending calls.
 pub async fn list(db: &PgPool, limit: i64) -> sqlx::Result<Vec<CallSummary>> {
-    let calls =
-        format!("select {SUMMARY} from chassis.calls order by created_at, call_id limit $1");
-    sqlx::query_as(AssertSqlSafe(calls)).bind(limit).fetch_all(db).await
+    let calls = format!(
+        "select {SUMMARY} from chassis.calls where target <> $2 order by created_at, call_id limit $1"
+    );
+    sqlx::query_as(AssertSqlSafe(calls)).bind(limit).bind(PERSON).fetch_all(db).await
 }
 
 /// Has a call tried at once. `None` if it is not pending.
@@ -298,7 +326,7 @@ pub async fn try_now(
 ) -> Result<Option<CallSummary>, OperatorActError> {
     let mut tx = db.begin().await?;
     let update = format!(
-        "update chassis.calls set next_try_at = clock_timestamp() where call_id = $1 returning {SUMMARY}"
+        "update chassis.calls set next_try_at = clock_timestamp() where call_id = $1 and target <> '{PERSON}' returning {SUMMARY}"
     );
     let call = sqlx::query_as(AssertSqlSafe(update)).bind(call_id).fetch_optional(&mut *tx).await?;
     let request = call_id.to_string();
@@ -330,9 +358,9 @@ pub async fn settle(
     let mut tx = db.begin().await?;
     let pending = "select call_id, name, key, call, request, tries, is_uncertain, causation_id, traceparent,
                           tracestate, unknown_since is not null as was_unknown, 0::float8 as age_seconds
-                   from chassis.calls where call_id = $1 for update";
+                   from chassis.calls where call_id = $1 and target <> $2 for update";
     let pending: Option<PendingCall> =
-        sqlx::query_as(pending).bind(call_id).fetch_optional(&mut *tx).await?;
+        sqlx::query_as(pending).bind(call_id).bind(PERSON).fetch_optional(&mut *tx).await?;
     let Some(call) = pending else { return Ok(None) };
     let delete = format!("delete from chassis.calls where call_id = $1 returning {SUMMARY}");
     let summary = sqlx::query_as(AssertSqlSafe(delete)).bind(call_id).fetch_one(&mut *tx).await?;
@@ -341,9 +369,74 @@ pub async fn settle(
         SettledAs::Done(answer) => json!({ "done": answer }),
         SettledAs::NotDone => json!({ "refused": { "status": 0, "detail": reason } }),
     };
-    schedule_answer(&mut tx, &call, &result).await?;
+    schedule_answer(&mut tx, &call.asked, kind_of(&result), &result).await?;
     let request = format!("{call_id}: {reason}");
     operator_acts::insert(&mut tx, OperatorAct::SettleCall, Some(&request), actor).await?;
     tx.commit().await.map_err(OperatorActError::OutcomeUnknown)?;
     Ok(Some(summary))
+}
+
+/// An open task, as operators see it.
+#[derive(Debug, Serialize, sqlx::FromRow, ToSchema)]
+pub struct OpenTaskSummary {
+    /// Its id.
+    pub task_id: Uuid,
+    name: String,
+    key: String,
+    opened_at: DateTime<Utc>,
+    #[schema(value_type = Question)]
+    question: Json<Question>,
+}
+
+const TASK_SUMMARY: &str =
+    "call_id as task_id, name, key, created_at as opened_at, request as question";
+
+/// The oldest open tasks.
+pub async fn list_tasks(db: &PgPool, limit: i64) -> sqlx::Result<Vec<OpenTaskSummary>> {
+    let tasks = format!(
+        "select {TASK_SUMMARY} from chassis.calls where target = $2 order by created_at, call_id limit $1"
+    );
+    sqlx::query_as(AssertSqlSafe(tasks)).bind(limit).bind(PERSON).fetch_all(db).await
+}
+
+/// What became of an answer to a task.
+#[derive(Debug)]
+pub enum TaskAnswered {
+    /// Its handler hears it.
+    Answered(OpenTaskSummary),
+    /// It is none of the answers that the question allows, which are these.
+    NotAllowed(Vec<String>),
+    /// No such task is open.
+    NotOpen,
+}
+
+/// Answers a task: its handler hears the answer.
+///
+/// # Errors
+/// Those of the database.
+pub async fn answer_task(
+    db: &PgPool,
+    task_id: Uuid,
+    answer: &str,
+    reason: &str,
+    actor: Option<&str>,
+) -> Result<TaskAnswered, OperatorActError> {
+    let mut tx = db.begin().await?;
+    let delete = format!(
+        "delete from chassis.calls where call_id = $1 and target = $2
+         returning {TASK_SUMMARY}, call_id, call, causation_id, traceparent, tracestate"
+    );
+    let open = sqlx::query(AssertSqlSafe(delete)).bind(task_id).bind(PERSON);
+    let Some(row) = open.fetch_optional(&mut *tx).await? else { return Ok(TaskAnswered::NotOpen) };
+    let (task, asked) = (OpenTaskSummary::from_row(&row)?, Asked::from_row(&row)?);
+    let choices = &task.question.choices;
+    if !choices.iter().any(|choice| choice.answer == answer) {
+        let allowed = choices.iter().map(|choice| choice.answer.clone());
+        return Ok(TaskAnswered::NotAllowed(allowed.collect()));
+    }
+    schedule_answer(&mut tx, &asked, "answered", &json!(answer)).await?;
+    let request = format!("{task_id}: {answer}: {reason}");
+    operator_acts::insert(&mut tx, OperatorAct::AnswerTask, Some(&request), actor).await?;
+    tx.commit().await.map_err(OperatorActError::OutcomeUnknown)?;
+    Ok(TaskAnswered::Answered(task))
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::db;
 use crate::db::clock::newest_tick;
 use crate::event::timer::{Setting, TimerChange, TimerKey};
+use crate::event::webhook::delivery_event_id;
 use crate::event::{HandlerContext, SetTimer, Timer, response_id};
 use crate::telemetry;
 use crate::unit_of_work::write_batch::{Statement, WriteBatch};
@@ -177,6 +178,8 @@ pub struct DueRow {
     pub body: Value,
     pub due_at: DateTime<Utc>,
     pub attempts: i32,
+    /// The time since it was set, by the database's clock.
+    pub age_seconds: f64,
     pub causation_id: Option<Uuid>,
     pub traceparent: String,
     pub tracestate: Option<String>,
@@ -196,6 +199,7 @@ impl DueRow {
             body: setting.body,
             due_at: setting.due_at,
             attempts: 0,
+            age_seconds: 0.0,
             causation_id: None,
             traceparent: telemetry::trace_headers(&Context::new()).0,
             tracestate: None,
@@ -250,12 +254,13 @@ pub(crate) async fn due(
 ) -> sqlx::Result<Vec<DueRow>> {
     sqlx::query_as(
         "select pending.source, pending.key, position, event_id, body, due_at, attempts,
-                causation_id, traceparent, tracestate
+                causation_id, traceparent, tracestate,
+                extract(epoch from clock_timestamp() - set_at)::float8 as age_seconds
          from unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::bool[])
                 as ready (source, now, trusted, is_measured)
          cross join lateral (
              select source, key, position, event_id, body, due_at, attempts, causation_id,
-                    traceparent, tracestate
+                    traceparent, tracestate, set_at
              from chassis.scheduled
              where scheduled.source = ready.source and due_at <= ready.now
                and (not ready.is_measured and due_at <= ready.trusted
@@ -312,6 +317,71 @@ pub(crate) async fn defer(
                  where source = $1 and key = $2 and event_id = $3";
     let defer = sqlx::query(defer).bind(timer.source).bind(&timer.key).bind(event_id);
     defer.bind(seconds).execute(db).await.map(drop)
+}
+
+/// A delivery of a webhook that was verified.
+#[derive(Debug)]
+pub struct Delivery<'a> {
+    /// The name of the webhook.
+    pub name: &'static str,
+    /// Its id, which its sender chose.
+    pub id: &'a str,
+    /// Its body as it came, a text without NUL.
+    pub body: &'a str,
+    /// The timer that waits for it.
+    pub awaited_by: Option<TimerKey>,
+    /// Its trace, if no timer waits for it.
+    pub trace: &'a Context,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It is stored, now or before. One that was handled before is stored again, and its handler is not called.
+    Stored,
+    /// So many deliveries of this name are pending that it is not stored.
+    TooMany,
+}
+
+/// Deliveries of one name that are pending, at most.
+pub const DELIVERIES_MAX: i64 = 10_000;
+
+/// Stores a delivery, and commits it.
+///
+/// # Errors
+/// Those of the database.
+pub async fn receive(db: &PgPool, delivery: Delivery<'_>) -> sqlx::Result<Received> {
+    let Delivery { name, id, body, awaited_by, trace } = delivery;
+    let (traceparent, tracestate) = telemetry::trace_headers(trace);
+    let (source, key) = awaited_by.map(|TimerKey { source, key }| (source, key)).unzip();
+    let insert = concat!(
+        "with pending as (
+             select count(*) >= $9 as is_full from (select from chassis.scheduled where source = $1 limit $9) as of_name
+         ), stored as (
+             insert into chassis.scheduled
+                 (source, key, event_id, body, due_at, causation_id, traceparent, tracestate, tick)
+             select $1, $2, $3, $4, clock_timestamp(), awaited.causation_id,
+                    coalesce(awaited.traceparent, $5),
+                    case when awaited.traceparent is null then $6 else awaited.tracestate end, ",
+        newest_tick!(),
+        "    from pending left join chassis.scheduled as awaited on awaited.source = $7 and awaited.key = $8
+             where not is_full
+             on conflict (source, key) do nothing)
+         select is_full and not exists (select from chassis.scheduled where source = $1 and key = $2) from pending"
+    );
+    let is_refused: bool = sqlx::query_scalar(insert)
+        .bind(name)
+        .bind(id)
+        .bind(delivery_event_id(name, id))
+        .bind(Value::from(body))
+        .bind(traceparent)
+        .bind(tracestate)
+        .bind(source)
+        .bind(key)
+        .bind(DELIVERIES_MAX)
+        .fetch_one(db)
+        .await?;
+    Ok(if is_refused { Received::TooMany } else { Received::Stored })
 }
 
 /// The names of the timers that are pending, each with the time for which the earliest has been due by the database's

@@ -13,6 +13,7 @@ mod published_events;
 mod reason;
 pub(crate) mod replay;
 pub mod republish;
+mod tasks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use messaging::consumer::pause::{self, PauseState};
 use messaging::consumer::rewind::{self, Rewind, RewindRequest, RewindTo};
+use messaging::event::{CALL_PREFIX, TASK_PREFIX};
 use messaging::unit_of_work::UnitOfWork;
 use serde::Deserialize;
 use sqlx::PgPool;
@@ -48,9 +50,11 @@ pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> OpenApiRout
         .with_state(dead_letters.db.clone());
     let topics = dead_letters.router.topics().map(|topic| topic.name).collect();
     let handled_events = handled_events::router(dead_letters.db.clone(), topics);
-    let calls = dead_letters.router.has_calls().then(|| calls::router(dead_letters.db.clone()));
+    let (router, db) = (&dead_letters.router, &dead_letters.db);
+    let calls = router.has_any(CALL_PREFIX).then(|| calls::router(db.clone()));
+    let tasks = router.has_any(TASK_PREFIX).then(|| tasks::router(db.clone()));
     let admin = dead_letters::router(dead_letters).merge(consumer).merge(handled_events);
-    calls.into_iter().fold(admin, OpenApiRouter::merge)
+    calls.into_iter().chain(tasks).fold(admin, OpenApiRouter::merge)
 }
 
 /// Shows since when the consumer is paused, by whom and why.

@@ -19,7 +19,8 @@ use crate::http::cached_answer::CachedAnswer;
 use crate::http::problem::Problem;
 
 /// Serves `GET /books`: the one row that `sums` selects, as a JSON object with a field for each column, what the
-/// service wrote off with dead letters that were discarded, and how many timers are pending. One of the columns is whether it is `balanced`.
+/// service wrote off with dead letters that were discarded, and what is pending. One of the columns is whether it is
+/// `balanced`.
 /// One statement sees the database at one moment, so no writer needs to stop for it. The database writes the
 /// JSON: a sum of `bigint`s is a `numeric` there, and needs no type here that is large enough.
 ///
@@ -51,15 +52,15 @@ struct Books {
     balanced: bool,
     /// What was given up with dead letters that were discarded, by unit.
     written_off: Vec<WrittenOff>,
-    /// The timers that are pending, by name. Absent while there is none.
-    timers: Option<Vec<PendingTimers>>,
+    /// The timers, calls, tasks and deliveries that are pending, by name. Absent while there is none.
+    pending: Option<Vec<Pending>>,
 }
 
 #[derive(ToSchema)]
 #[allow(dead_code)]
-struct PendingTimers {
-    timer: String,
-    pending: i64,
+struct Pending {
+    name: String,
+    count: i64,
 }
 
 #[derive(ToSchema)]
@@ -89,9 +90,10 @@ async fn show(
 async fn read(db: &PgPool, sums: &str) -> Result<String, Problem> {
     let mut tx = db.begin().await?;
     sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
-    let has_timers = "select exists (select from chassis.scheduled)";
-    let has_timers = sqlx::query_scalar(has_timers).fetch_one(&mut *tx).await?;
-    let books = sqlx::query_scalar(AssertSqlSafe(with_chassis(sums, has_timers)));
+    let has_pending =
+        "select exists (select from chassis.scheduled) or exists (select from chassis.calls)";
+    let has_pending = sqlx::query_scalar(has_pending).fetch_one(&mut *tx).await?;
+    let books = sqlx::query_scalar(AssertSqlSafe(with_chassis(sums, has_pending)));
     let books: String = books.fetch_one(&mut *tx).await?;
     tx.rollback().await?;
     Ok(books)
@@ -106,14 +108,15 @@ fn accepted_age(headers: &HeaderMap) -> Duration {
     Duration::from_secs(age.and_then(|seconds| seconds.parse().ok()).unwrap_or_default())
 }
 
-/// The statement that reads the books. Write-offs are summed by unit, and timers are counted by name.
-fn with_chassis(sums: &str, has_timers: bool) -> String {
-    let timers = match has_timers {
+/// The statement that reads the books. Write-offs are summed by unit, and what is pending is counted by name.
+fn with_chassis(sums: &str, has_pending: bool) -> String {
+    let pending = match has_pending {
         false => "",
         true => {
-            ", (select json_agg(of_name order by timer)
-                from (select source as timer, count(*) as pending
-                      from chassis.scheduled group by source) as of_name) as timers"
+            ", (select json_agg(of_name order by name)
+                from (select name, count(*) from (select source as name from chassis.scheduled
+                                                  union all select name from chassis.calls) as each
+                      group by name) as of_name) as pending"
         }
     };
     format!(
@@ -121,7 +124,7 @@ fn with_chassis(sums: &str, has_timers: bool) -> String {
              select sums.*, coalesce(
                  (select json_agg(total order by unit)
                   from (select unit, sum(amount) as amount from chassis.write_offs group by unit) as total),
-                 '[]') as written_off {timers}
+                 '[]') as written_off {pending}
              from ({sums}) as sums) as books"
     )
 }

@@ -65,9 +65,9 @@ impl HttpTarget {
             event::Method::Delete => reqwest::Method::DELETE,
         };
         let mut request = self.client.request(method, url);
-        request = request.header("idempotency-key", call.call_id.to_string());
-        request = request.header("traceparent", &call.traceparent);
-        if let Some(state) = &call.tracestate {
+        request = request.header("idempotency-key", call.asked.call_id.to_string());
+        request = request.header("traceparent", &call.asked.traceparent);
+        if let Some(state) = &call.asked.tracestate {
             request = request.header("tracestate", state);
         }
         if let Some(token) = env::read_secret(&self.token)? {

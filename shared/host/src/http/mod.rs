@@ -30,3 +30,4 @@ pub mod server;
 pub(crate) mod slots;
 pub mod sse;
 pub(crate) mod tls;
+pub mod webhooks;

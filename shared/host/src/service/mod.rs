@@ -49,7 +49,8 @@ use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::http::commands::{CommandExecutor, Commands, command_channel};
 use crate::http::tls::TlsAcceptor;
-use crate::http::{books, openapi};
+use crate::http::webhooks::WebhookSource;
+use crate::http::{books, openapi, webhooks};
 use crate::service::reload::{ReadConfig, Reloader, Users};
 
 /// The longest interval between two heartbeats of a loop: the longest wait within its own bounds, with room to
@@ -256,6 +257,18 @@ impl Service {
         let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
         let _ = self.republished_topics.set(topics.collect());
         republish::router(self.db.clone(), self.wakeups.clone(), sources)
+    }
+
+    /// The route `POST /webhooks/{source}` of the API, which takes the deliveries of these senders for the handlers of
+    /// [`Handlers::on_delivery`].
+    ///
+    /// # Errors
+    /// If the secret of a sender is not set, or cannot be read.
+    pub fn webhooks(
+        &self,
+        sources: impl IntoIterator<Item = WebhookSource>,
+    ) -> anyhow::Result<OpenApiRouter> {
+        webhooks::router(self.db.clone(), sources)
     }
 
     /// Every event that this service publishes can be republished: otherwise an operator would find out only after

@@ -72,7 +72,7 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 11] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 12] = [
+const COUNTERS: [(&str, &str); 13] = [
     (
         refusals::COUNTER,
         "Times that another system refused this service, by system and kind: its password or its rights.",
@@ -82,6 +82,7 @@ const COUNTERS: [(&str, &str); 12] = [
         "Lines of the log that were lost because nothing read it in time, by level.",
     ),
     ("calls_tried_total", "Tries of outside calls, by call and what each met."),
+    ("webhook_deliveries_total", "Deliveries of webhooks, by webhook and outcome."),
     ("http_requests_total", "Requests answered, by method, route and status."),
     ("http_requests_refused_total", "Requests refused because of their access token, by reason."),
     (
@@ -105,7 +106,7 @@ const COUNTERS: [(&str, &str); 12] = [
     ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
 ];
 
-const GAUGES: [(&str, &str); 18] = [
+const GAUGES: [(&str, &str); 19] = [
     ("build_info", "1, with the version of the service."),
     (
         "consumer_events_deferred",
@@ -127,6 +128,7 @@ const GAUGES: [(&str, &str); 18] = [
         "timer_oldest_due_seconds",
         "For how long the earliest timer of a name has been due and has not fired.",
     ),
+    ("task_oldest_seconds", "For how long the oldest task has been open."),
     ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
     (
         "outbox_slot_active",

@@ -47,9 +47,11 @@ mod replaced_registry;
 mod retention;
 mod schema_evolution;
 mod sender;
+mod tasks;
 mod timers;
 mod trace_propagation;
 mod transient_failures;
+mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};

@@ -6,10 +6,11 @@ use crate::consumer::router::{
 };
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::event::avro::Undecodable;
+use crate::event::call::PERSON;
 use crate::event::timer::Guard;
 use crate::event::{
-    Answered, CALL_PREFIX, Call, Event, HandlerContext, HandlerResult, Outcome, TIMER_PREFIX,
-    Timer, Topic,
+    Answered, AnsweredTask, CALL_PREFIX, Call, Event, HandlerContext, HandlerResult, Outcome,
+    TASK_PREFIX, TIMER_PREFIX, Task, Timer, Topic, WEBHOOK_PREFIX, Webhook, target_of,
 };
 use crate::transaction::incoming_record::Source;
 use crate::unit_of_work::{Loads, UnitOfWork};
@@ -82,12 +83,7 @@ impl<R: UnitOfWork> Handlers<R> {
     where
         R: Loads<T>,
     {
-        assert!(
-            T::NAME.starts_with(TIMER_PREFIX),
-            "{} does not begin with {TIMER_PREFIX}",
-            T::NAME
-        );
-        self.on_scheduled(T::NAME, Guard::of::<T>(), handler)
+        self.on_scheduled((TIMER_PREFIX, T::NAME), Guard::of::<T>(), handler, from_json)
     }
 
     /// Adds the handler of what comes back of a call. Its type determines the name.
@@ -103,23 +99,60 @@ impl<R: UnitOfWork> Handlers<R> {
     where
         R: Loads<Answered<C>>,
     {
-        assert!(C::NAME.starts_with(CALL_PREFIX), "{} does not begin with {CALL_PREFIX}", C::NAME);
-        self.on_scheduled(C::NAME, Guard::NONE, handler)
+        assert_ne!(target_of(C::NAME), PERSON, "a task is for a person");
+        self.on_scheduled((CALL_PREFIX, C::NAME), Guard::NONE, handler, from_json)
     }
 
-    fn on_scheduled<T: DeserializeOwned + Send + Sync + 'static, O: Outcome + 'static>(
+    /// Adds the handler of the answers to a task. Its type determines the name. It hears one answer, once in effect.
+    ///
+    /// # Panics
+    /// If the name has a handler already, or is none of a task.
+    pub fn on_task<T: Task, O: Outcome + 'static>(
+        self,
+        handler: fn(&AnsweredTask<T>, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Handlers<R>
+    where
+        R: Loads<AnsweredTask<T>>,
+    {
+        self.on_scheduled((TASK_PREFIX, T::NAME), Guard::NONE, handler, from_json)
+    }
+
+    /// Adds the handler of a webhook, which is called for each delivery, once in effect. Its type determines the name.
+    ///
+    /// Deliveries come in any order, and one of them may never come.
+    ///
+    /// # Panics
+    /// If the name has a handler already, or is none of a webhook.
+    pub fn on_delivery<W: Webhook, O: Outcome + 'static>(
+        self,
+        handler: fn(&W, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Handlers<R>
+    where
+        R: Loads<W>,
+    {
+        let guard = Guard { patience: W::PATIENCE, ..Guard::NONE };
+        // It is stored as it came: as a text.
+        let decode = |body: &[u8]| {
+            serde_json::from_slice::<String>(body).and_then(|text| serde_json::from_str(&text))
+        };
+        self.on_scheduled((WEBHOOK_PREFIX, W::NAME), guard, handler, decode)
+    }
+
+    fn on_scheduled<T: Send + Sync + 'static, O: Outcome + 'static>(
         mut self,
-        name: &'static str,
+        (prefix, name): (&str, &'static str),
         guard: Guard,
         handler: HandlerFn<R, T, O>,
+        decode: fn(&[u8]) -> serde_json::Result<T>,
     ) -> Handlers<R>
     where
         R: Loads<T>,
     {
+        assert!(name.starts_with(prefix), "{name} does not begin with {prefix}");
         let source = Source::Scheduled(name);
         let decode: JsonDecodeFn<R> = Box::new(move |service, body| {
-            let event = serde_json::from_slice::<T>(body);
-            let event = event.map_err(|error| Undecodable(format!("it is no {name}: {error}")))?;
+            let event =
+                decode(body).map_err(|error| Undecodable(format!("it is no {name}: {error}")))?;
             Ok(Box::new(BoundHandler { service, source, event, handler, on_discard: None }))
         });
         self.insert(name, Route::Scheduled(name, guard, decode));
@@ -157,4 +190,8 @@ impl<R: UnitOfWork> Handlers<R> {
         let earlier = self.routes.insert(name, route);
         assert!(earlier.is_none(), "{name} has two handlers");
     }
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(body)
 }

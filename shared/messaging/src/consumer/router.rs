@@ -11,8 +11,8 @@ use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::event::avro::{Codec, Undecodable, unframe};
 use crate::event::timer::{Guard, TimerKey};
 use crate::event::{
-    CALL_PREFIX, Effects, HandlerContext, HandlerResult, Isolation, Outcome, Retention, Topic,
-    Unprocessable, is_scheduled, response_id,
+    Effects, HandlerContext, HandlerResult, Isolation, Outcome, Retention, Topic, Unprocessable,
+    is_scheduled, response_id,
 };
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
 use crate::kafka::schema_registry::CachedSchema;
@@ -114,9 +114,9 @@ impl<R: UnitOfWork> EventRouter<R> {
         self.timers().next().is_some()
     }
 
-    /// Whether it has a handler of what comes back of a call.
-    pub fn has_calls(&self) -> bool {
-        self.timers().any(|(name, _)| name.starts_with(CALL_PREFIX))
+    /// Whether it has a handler of a call, a task or whatever has this prefix.
+    pub fn has_any(&self, prefix: &str) -> bool {
+        self.timers().any(|(name, _)| name.starts_with(prefix))
     }
 
     /// The names of the timers and of the calls, each with its guard.

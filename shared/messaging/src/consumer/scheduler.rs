@@ -14,6 +14,7 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::calls;
 use crate::consumer::circuit_breaker::CircuitBreaker;
 use crate::consumer::commit::{CommittedPart, log_dead_letters};
 use crate::consumer::lag::ConsumerLag;
@@ -25,7 +26,8 @@ use crate::db;
 use crate::db::connection::DedicatedConnection;
 use crate::db::lease::{Lease, with_query_timeout};
 use crate::db::trusted_clock::TrustedClock;
-use crate::dead_letter;
+use crate::dead_letter::{self, DeadLetterReason, ReasonKind};
+use crate::event::TASK_PREFIX;
 use crate::event::timer::Guard;
 use crate::flow::backoff::RetryBackoff;
 use crate::scheduled::{self, DueRow, Ready, TIMER_BATCH_MAX};
@@ -221,7 +223,8 @@ impl<'a, R: UnitOfWork> Scheduler<'a, R> {
     /// # Errors
     /// The cause concerns no single timer. All that have not fired are read again.
     async fn fire(&mut self, due: Vec<DueRow>) -> Result<(), Failure> {
-        let attempts: HashMap<_, _> = due.iter().map(|row| (row.event_id, row.attempts)).collect();
+        let tried = due.iter().map(|row| (row.event_id, (row.attempts, row.age_seconds)));
+        let tried = HashMap::<_, _>::from_iter(tried);
         let items = Vec::from_iter(due.into_iter().map(|row| self.resources.router.parse_due(row)));
         let mut parts = Vec::from_iter((!items.is_empty()).then(|| Part::new(items)));
         while let Some(mut part) = parts.pop() {
@@ -250,13 +253,16 @@ impl<'a, R: UnitOfWork> Scheduler<'a, R> {
                 Next::Isolate(nth) => parts.extend(part.isolate(nth)),
                 Next::Singles => parts.extend(part.singles()),
                 Next::Halves => parts.extend(part.halves()),
-                Next::Defer if item.as_dead_letter().is_none() => {
-                    let tried = item.event_id.and_then(|id| attempts.get(&id));
-                    self.defer(item, tried.copied().unwrap_or_default(), &failure).await?;
-                }
-                Next::Reject(cause) if item.as_dead_letter().is_none() => {
-                    item.content = Content::DeadLetter(cause);
-                    parts.push(part);
+                next @ (Next::Defer | Next::Reject(_)) if item.as_dead_letter().is_none() => {
+                    let tried = item.event_id.and_then(|id| tried.get(&id)).copied();
+                    let (attempts, age_seconds) = tried.unwrap_or_default();
+                    match next {
+                        Next::Reject(cause) if !self.may_pass(item, &cause, age_seconds) => {
+                            item.content = Content::DeadLetter(cause);
+                            parts.push(part);
+                        }
+                        _ => self.defer(item, attempts, &failure).await?,
+                    }
                 }
                 // A dead letter that the database refuses waits: it must not be dropped.
                 Next::CheckDuplicates | Next::Retry | Next::Defer | Next::Reject(_) => {
@@ -301,6 +307,19 @@ impl<'a, R: UnitOfWork> Scheduler<'a, R> {
         Ok(CommittedPart::new(effect, new, &self.resources.wakeups))
     }
 
+    /// Whether what is unprocessable now may not be later: what a delivery is about may be unknown still.
+    fn may_pass(
+        &self,
+        item: &IncomingRecord<R>,
+        cause: &DeadLetterReason,
+        age_seconds: f64,
+    ) -> bool {
+        let name = WorkItem::<R>::timer(item).map(|(timer, _)| timer.source);
+        let guard = self.timers.iter().find(|(known, _)| Some(*known) == name);
+        let patience = guard.map_or(Duration::ZERO, |(_, guard)| guard.patience);
+        cause.kind == ReasonKind::Unprocessable && age_seconds < patience.as_secs_f64()
+    }
+
     /// Lets one timer wait by itself, each time for longer, up to a bound.
     async fn defer(
         &self,
@@ -334,6 +353,10 @@ impl<'a, R: UnitOfWork> Scheduler<'a, R> {
         self.reported_at = Some(Instant::now());
         let oldest = with_query_timeout(scheduled::oldest(db)).await?;
         self.report(&oldest);
+        if self.resources.router.has_any(TASK_PREFIX) {
+            let oldest = with_query_timeout(calls::oldest_task(db)).await?;
+            gauge!("task_oldest_seconds").set(oldest);
+        }
         Ok(())
     }
 

@@ -17,6 +17,8 @@ pub enum OperatorAct {
     TryCall,
     /// Settled an outside call by what a person knows of it.
     SettleCall,
+    /// Answered a task.
+    AnswerTask,
 }
 
 /// Why an act failed.

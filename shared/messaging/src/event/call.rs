@@ -10,7 +10,13 @@ use crate::event::{Effects, Outcome};
 /// Every name of a call begins with this. A Kafka topic cannot have such a name.
 pub const CALL_PREFIX: &str = "call/";
 
-/// The longest call, and the longest body of a request, in bytes of JSON.
+/// Every name of a task begins with this.
+pub const TASK_PREFIX: &str = "task/";
+
+/// The target of a task, where a call has a system outside.
+pub(crate) const PERSON: &str = "person";
+
+/// The longest call or task, and the longest request or question, in bytes of JSON.
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// A request to a system outside. The struct is what the decision knew, and its handler gets it back with the answer. It
@@ -37,15 +43,9 @@ pub trait Call: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Asks for the call.
     ///
     /// # Panics
-    /// If its JSON, or the body of its request, is longer than 64 KiB.
+    /// If its JSON, or that of its request, is longer than 64 KiB.
     fn make(&self) -> MakeCall {
-        let call = serde_json::to_value(self).expect("calls are plain JSON");
-        let request = self.request();
-        let body = request.body.as_ref().map_or(0, |body| body.to_string().len());
-        let bytes = call.to_string().len().max(body);
-        assert!(bytes <= JSON_BYTES_MAX, "{} has {bytes} bytes of {JSON_BYTES_MAX}", Self::NAME);
-        let (name, key, in_order) = (Self::NAME, self.key(), Self::IN_ORDER);
-        MakeCall(CallChange::Make(NewCall { name, key, in_order, call, request }))
+        NewCall::outcome(Self::NAME, self.key(), Self::IN_ORDER, self, &self.request())
     }
 
     /// Takes the calls of a key back: their outcome is known from elsewhere, or no longer matters. One that is under way
@@ -177,11 +177,35 @@ pub(crate) struct NewCall {
     pub key: String,
     pub in_order: bool,
     pub call: Value,
-    pub request: Request,
+    /// The request of a call, or the question of a task.
+    pub request: Value,
 }
 
-/// The target of a call: the part of its name up to the dot.
+impl NewCall {
+    /// The outcome that makes it.
+    ///
+    /// # Panics
+    /// If a part of it is too long.
+    pub fn outcome(
+        name: &'static str,
+        key: String,
+        in_order: bool,
+        call: &impl Serialize,
+        request: &impl Serialize,
+    ) -> MakeCall {
+        let call = serde_json::to_value(call).expect("calls and tasks are plain JSON");
+        let request = serde_json::to_value(request).expect("requests are plain JSON");
+        let bytes = call.to_string().len().max(request.to_string().len());
+        assert!(bytes <= JSON_BYTES_MAX, "{name} has {bytes} bytes of {JSON_BYTES_MAX}");
+        MakeCall(CallChange::Make(NewCall { name, key, in_order, call, request }))
+    }
+}
+
+/// The target of a call: the part of its name up to the dot. A task is for a person.
 pub fn target_of(name: &str) -> &str {
+    if name.starts_with(TASK_PREFIX) {
+        return PERSON;
+    }
     let name = name.strip_prefix(CALL_PREFIX).unwrap_or(name);
     name.split_once('.').map_or(name, |(target, _)| target)
 }

@@ -13,25 +13,29 @@ mod handler;
 mod outcome;
 mod schema_bounds;
 mod subscriptions;
+pub(crate) mod task;
 pub(crate) mod timer;
 mod topic;
 mod undecodable;
+pub(crate) mod webhook;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use crate::event::call::{
     Answered, CALL_PREFIX, Call, CallResult, MakeCall, Method, Refused, Request, SettleCalls,
-    Unknown, target_of,
+    TASK_PREFIX, Unknown, target_of,
 };
 pub use crate::event::declared::{DeclaredEvent, declared_events, topics};
 pub use crate::event::handler::response_id;
 pub use crate::event::handler::{HandlerContext, HandlerResult, Unprocessable};
 pub use crate::event::outcome::{Effects, Outcome, largest};
 pub use crate::event::subscriptions::Subscriptions;
-pub use crate::event::timer::{CancelTimer, SetTimer, TIMER_PREFIX, Timer};
+pub use crate::event::task::{AnsweredTask, Choice, CloseTasks, OpenTask, Question, Task};
+pub use crate::event::timer::{CancelTimer, SetTimer, TIMER_PREFIX, Timer, TimerKey};
 pub use crate::event::topic::{
     DataClass, FACT_DAYS, Isolation, PARTITIONS, PERSONAL_DAYS_MAX, Retention, Topic,
 };
+pub use crate::event::webhook::{WEBHOOK_PREFIX, Webhook};
 
 /// A fact that one service publishes and others handle.
 ///
@@ -45,8 +49,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn key(&self) -> String;
 }
 
-/// Whether a record with this topic was scheduled, as a timer or as what came back of a call. No topic of Kafka has a
-/// slash.
+/// Whether a record with this topic was scheduled: a timer, a delivery of a webhook, or what came back of a call or a
+/// task. No topic of Kafka has a slash.
 pub fn is_scheduled(topic: &str) -> bool {
     topic.contains('/')
 }

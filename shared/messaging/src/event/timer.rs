@@ -1,5 +1,7 @@
 //! Timers: what a decision wants done later. A decision sets, moves or cancels one; when it is due, its handler decides.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -36,14 +38,18 @@ pub trait Timer: Serialize + DeserializeOwned + Send + Sync + 'static {
         let body = serde_json::to_value(self).expect("timers are plain JSON");
         let bytes = body.to_string().len();
         assert!(bytes <= BODY_BYTES_MAX, "{} has {bytes} bytes of {BODY_BYTES_MAX}", Self::NAME);
-        let timer = TimerKey { source: Self::NAME, key: self.key() };
+        let timer = Self::named(self.key());
         SetTimer(TimerChange { timer, set: Some(Setting { body, due_at }) })
     }
 
     /// Cancels the timer of a key. Without one, it does nothing.
     fn cancel(key: impl ToString) -> CancelTimer {
-        let timer = TimerKey { source: Self::NAME, key: key.to_string() };
-        CancelTimer(TimerChange { timer, set: None })
+        CancelTimer(TimerChange { timer: Self::named(key), set: None })
+    }
+
+    /// The timer of a key, for [`Webhook::awaited_by`](crate::event::Webhook::awaited_by).
+    fn named(key: impl ToString) -> TimerKey {
+        TimerKey { source: Self::NAME, key: key.to_string() }
     }
 }
 
@@ -54,15 +60,18 @@ pub(crate) struct Guard {
     pub trusted: bool,
     pub measured: bool,
     pub caught_up: bool,
+    /// For how long what its handler finds unprocessable is tried again.
+    pub patience: Duration,
 }
 
 impl Guard {
     /// Nothing. What came back of a call is due when it comes.
-    pub const NONE: Guard = Guard { trusted: false, measured: false, caught_up: false };
+    pub const NONE: Guard =
+        Guard { trusted: false, measured: false, caught_up: false, patience: Duration::ZERO };
 
     /// That of the timers of a type. A timer that became due during an outage of the service fires after it.
     pub const fn of<T: Timer>() -> Guard {
-        Guard { trusted: true, measured: T::MEASURED, caught_up: T::CAUGHT_UP }
+        Guard { trusted: true, measured: T::MEASURED, caught_up: T::CAUGHT_UP, ..Guard::NONE }
     }
 }
 
