@@ -24,10 +24,10 @@ pub struct OrderPlan {
 }
 
 impl OrderPlan {
-    /// The lines of the other order.
+    /// The lines of the other order. Only the first line has room below the largest quantity.
     pub fn conflicting_lines(&self) -> Vec<LineRequest> {
         let mut lines = self.lines.clone();
-        lines.iter_mut().for_each(|line| line.quantity += 1);
+        lines.iter_mut().take(1).for_each(|line| line.quantity += 1);
         lines
     }
 }
