@@ -119,6 +119,7 @@ async fn inspect_pages(browser: &Browser, url: &str, order: &Order) -> Result<()
         (&*customer, "customer"),
         ("/dead-letters", "dead-letters-list"),
         (letter, "dead-letter-detail"),
+        ("/waiting", "waiting-page"),
         ("/repair", "repair-page"),
     ];
     accessibility::inspect(browser, url, &pages).await?;

@@ -39,6 +39,7 @@ mod settings; // the variables
 mod sign_in; // the page of the sign-in
 mod streams; // regions that change while a page is open
 mod traces; // links to a store of traces
+mod waiting; // calls to systems outside and tasks for persons
 
 use chassis::Frontend;
 

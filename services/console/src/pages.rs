@@ -22,6 +22,7 @@ pub enum Section {
     Overview,
     Orders,
     DeadLetters,
+    Waiting,
     Repair,
     /// Only where the launcher says so.
     Demo,
@@ -36,10 +37,11 @@ pub static HAS_DEMO: AtomicBool = AtomicBool::new(false);
 pub static HAS_SIGN_IN: AtomicBool = AtomicBool::new(false);
 
 /// The sections with their paths and names, from left to right.
-pub const SECTIONS: [(Section, &str, &str); 5] = [
+pub const SECTIONS: [(Section, &str, &str); 6] = [
     (Section::Overview, "/", "Overview"),
     (Section::Orders, "/orders", "Orders"),
     (Section::DeadLetters, "/dead-letters", "Dead letters"),
+    (Section::Waiting, "/waiting", "Waiting"),
     (Section::Repair, "/repair", "Repair"),
     (Section::Demo, "/demo", "Demo"),
 ];

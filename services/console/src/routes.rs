@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::dead_letters::{detail, list, live, replay, settle};
 use crate::pages::PageError;
 use crate::repair::{self, consumers};
-use crate::{assets, demo, orders, overview, pages, protection, sign_in};
+use crate::{assets, demo, orders, overview, pages, protection, sign_in, waiting};
 
 const NOT_ALLOWED: &str = "This address does not accept this kind of request.";
 
@@ -49,6 +49,10 @@ fn operator_routes() -> Router<App> {
         .route("/dead-letters/{service}/{id}/replay", post(settle::replay))
         .route("/dead-letters/{service}/{id}/discard", post(settle::discard))
         .route("/dead-letters/{service}/{id}/remedy", post(settle::remedy))
+        .route("/waiting", get(waiting::show))
+        .route("/waiting/{service}/tasks/{id}", post(waiting::answer_task))
+        .route("/waiting/{service}/calls/{id}/try", post(waiting::try_call))
+        .route("/waiting/{service}/calls/{id}/settle", post(waiting::settle_call))
         .route("/repair", get(repair::show))
         .route("/repair/republish", post(repair::republish))
         .route("/repair/rebuild", post(repair::rebuild))

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::calls::{self, AfterTry, PendingCall};
 use crate::db;
 use crate::db::lease::{Lease, with_query_timeout};
+use crate::event::Method;
 use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 
@@ -292,6 +293,8 @@ fn after_try(call: &PendingCall, tried: Tried, policy: &CallPolicy) -> AfterTry 
     let tries = u32::try_from(call.tries).unwrap_or(u32::MAX);
     let wait = wait.unwrap_or_default().min(policy.pause_max).max(pause(policy, tries));
     let seconds = wait.as_secs_f64();
+    // A read does nothing that could have been done.
+    let may_be_done = may_be_done && call.request.method != Method::Get;
     let is_uncertain = is_uncertain || may_be_done;
     match call.age_seconds + seconds > policy.total_age.as_secs_f64() {
         false => AfterTry::Again { seconds, is_uncertain: may_be_done, error },

@@ -150,7 +150,7 @@ pub(crate) async fn begin_tries(
 ) -> sqlx::Result<Vec<PendingCall>> {
     sqlx::query_as(
         "update chassis.calls as pending
-         set tries = tries + 1, is_uncertain = is_uncertain or trying_since is not null,
+         set tries = tries + 1, is_uncertain = is_uncertain or trying_since is not null and request ->> 'method' <> 'GET',
              trying_since = clock_timestamp(), next_try_at = clock_timestamp() + make_interval(secs => $3)
          where call_id in (
              select call_id from chassis.calls as due

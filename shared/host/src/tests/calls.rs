@@ -23,6 +23,9 @@ struct Book<const TEST: u32> {
     amount: i64,
 }
 
+/// A call with this amount only reads, which the bank answers with 500.
+const READ: i64 = 77;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Booked {
     booking: String,
@@ -38,7 +41,11 @@ impl<const TEST: u32> Call for Book<TEST> {
     }
 
     fn request(&self) -> Request {
-        Request::post(["tills", &self.till, "bookings"]).json(&json!({ "amount": self.amount }))
+        let path = ["tills", &self.till, "bookings"];
+        match self.amount {
+            READ => Request::get(path),
+            amount => Request::post(path).json(&json!({ "amount": amount })),
+        }
     }
 }
 
@@ -148,7 +155,10 @@ impl Bank {
     async fn open(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}/", listener.local_addr().unwrap());
-        let router = Router::new().route("/tills/{till}/bookings", post(book_at_bank));
+        let router = Router::new().route(
+            "/tills/{till}/bookings",
+            post(book_at_bank).get(async || StatusCode::INTERNAL_SERVER_ERROR),
+        );
         tokio::spawn(axum::serve(listener, router.with_state(self.clone())).into_future());
         address
     }
@@ -263,7 +273,9 @@ async fn a_call_is_given_up_before_its_target_forgets_its_key() {
     let address = bank.open().await;
     let running = fixture.start_calls(&address, Duration::from_secs(2));
     fixture.decide(&commands, "uncertain", 5).await;
+    fixture.decide(&commands, "read", READ).await;
     fixture.wait_for_tally("uncertain", 1, -1).await;
+    fixture.wait_for_tally("read", 1, 0).await;
     stop(running).await;
     // Nothing listens here, so nothing can have been done.
     let running = fixture.start_calls("http://127.0.0.1:9/", Duration::from_secs(2));
