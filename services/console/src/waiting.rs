@@ -112,7 +112,7 @@ fn task_panel(service: &str, task: &Task, now: DateTime<Utc>) -> Markup {
     let Task { task_id, name, key, opened_at, question } = task;
     html! {
         article.panel {
-            h3 { (question.text) span.legend { (service) " · " (name) " · " (format::ago(*opened_at, now)) } }
+            h3 { (question.text) " " span.legend { (service) " · " (name) " · " (format::ago(*opened_at, now)) } }
             p { "About " code { (key) } }
             form method="post" action={ (PATH) "/" (service) "/tasks/" (task_id) } {
                 @for (nth, Choice { answer, consequence }) in question.choices.iter().enumerate() {
@@ -132,7 +132,7 @@ fn call_panel(service: &str, call: &Call, now: DateTime<Utc>) -> Markup {
     let action = |word: &str| format!("{PATH}/{service}/calls/{call_id}/{word}");
     html! {
         article.panel {
-            h3 { (name) span.legend { (service) " · " (format::ago(*created_at, now)) } }
+            h3 { (name) " " span.legend { (service) " · " (format::ago(*created_at, now)) } }
             dl.facts {
                 dt { "About" } dd { code { (key) } }
                 dt { "Tries" } dd { (tries) @if next_try_at.is_none() { ", and no further one by itself" } }
