@@ -121,7 +121,7 @@ pub const MUTANTS: [Mutant; 24] = [
     ),
     tested(
         "B22",
-        "a delivery that nobody signed is stored",
+        "a delivery without a valid signature is stored",
         I7,
         "what_its_sender_did_not_sign_is_refused_and_stores_nothing",
     ),

@@ -149,7 +149,7 @@ fn call_panel(service: &str, call: &Call, now: DateTime<Utc>) -> Markup {
                 summary { "Settle it by what you know" }
                 form method="post" action=(action("settle")) {
                     label.check { input type="radio" name="known" value="not_done" required;
-                        span { strong { "Not done" } ": the service may undo what it did for it. If the target does it later, nobody notices." } }
+                        span { strong { "Not done" } ": the service may undo what it did for it. If the target does it later, the service does not hear of it." } }
                     label.check { input type="radio" name="known" value="done";
                         span { strong { "Done" } ": the service goes on as if the target had answered this." } }
                     label for={ "answer-" (call_id) } { "The answer, as JSON, if it was done" }

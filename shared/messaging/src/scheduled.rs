@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::db::clock::newest_tick;
+use crate::db::operator_acts::OperatorActError;
 use crate::event::timer::{Setting, TimerChange, TimerKey};
 use crate::event::webhook::delivery_event_id;
 use crate::event::{HandlerContext, SetTimer, Timer, response_id};
@@ -349,8 +350,8 @@ pub const DELIVERIES_MAX: i64 = 10_000;
 /// Stores a delivery, and commits it.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn receive(db: &PgPool, delivery: Delivery<'_>) -> sqlx::Result<Received> {
+/// Those of the database. After an error of the commit it may be stored.
+pub async fn receive(db: &PgPool, delivery: Delivery<'_>) -> Result<Received, OperatorActError> {
     let Delivery { name, id, body, awaited_by, trace } = delivery;
     let (traceparent, tracestate) = telemetry::trace_headers(trace);
     let (source, key) = awaited_by.map(|TimerKey { source, key }| (source, key)).unzip();
@@ -369,6 +370,7 @@ pub async fn receive(db: &PgPool, delivery: Delivery<'_>) -> sqlx::Result<Receiv
              on conflict (source, key) do nothing)
          select is_full and not exists (select from chassis.scheduled where source = $1 and key = $2) from pending"
     );
+    let mut tx = db.begin().await?;
     let is_refused: bool = sqlx::query_scalar(insert)
         .bind(name)
         .bind(id)
@@ -379,8 +381,9 @@ pub async fn receive(db: &PgPool, delivery: Delivery<'_>) -> sqlx::Result<Receiv
         .bind(source)
         .bind(key)
         .bind(DELIVERIES_MAX)
-        .fetch_one(db)
+        .fetch_one(&mut *tx)
         .await?;
+    tx.commit().await.map_err(OperatorActError::OutcomeUnknown)?;
     Ok(if is_refused { Received::TooMany } else { Received::Stored })
 }
 

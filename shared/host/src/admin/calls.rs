@@ -29,10 +29,10 @@ pub(super) fn router(db: PgPool) -> OpenApiRouter {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+pub(super) struct ListQuery {
     #[serde(default)]
     #[param(inline)]
-    limit: PageLimit<200>,
+    pub limit: PageLimit<200>,
 }
 
 #[derive(Serialize, ToSchema)]

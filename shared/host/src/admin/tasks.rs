@@ -11,23 +11,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::admin::calls::ListQuery;
 use crate::admin::reason::check_reason;
 use crate::http::callers::caller::Caller;
 use crate::http::extractors::{Json, Path, Query};
-use crate::http::pagination::PageLimit;
 use crate::http::problem::Problem;
 
 pub(super) fn router(db: PgPool) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(list_tasks)).routes(routes!(answer_task)).with_state(db)
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-struct ListQuery {
-    #[serde(default)]
-    #[param(inline)]
-    limit: PageLimit<200>,
 }
 
 #[derive(Serialize, ToSchema)]

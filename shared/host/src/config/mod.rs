@@ -13,7 +13,7 @@ mod http_tls;
 mod kafka;
 pub(crate) mod private_key;
 mod schema_registry;
-pub(crate) mod secret;
+mod secret;
 mod security;
 mod tokens;
 

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
+use messaging::db::operator_acts::OperatorActError;
 use messaging::event::{TimerKey, WEBHOOK_PREFIX, Webhook};
 use messaging::scheduled::{self, Delivery, Received};
 use messaging::telemetry;
@@ -30,8 +31,8 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::config::Secret;
 use crate::config::env::{self, BadConfiguration};
-use crate::config::secret::Secret;
 use crate::http::extractors::Path;
 use crate::http::problem::Problem;
 
@@ -265,7 +266,13 @@ async fn receive(
     let trace = telemetry::with_trace(&Context::current());
     let awaited_by = (source.awaited_by)(body);
     let delivery = Delivery { name: source.name, id: &id, body, awaited_by, trace: &trace };
-    match scheduled::receive(&db, delivery).await? {
+    let received = scheduled::receive(&db, delivery).await.map_err(|error| match error {
+        OperatorActError::NotStored(error) => Problem::from(error),
+        OperatorActError::OutcomeUnknown(_) => {
+            Problem::unavailable("It is unknown whether the delivery is stored: send it again.")
+        }
+    });
+    match received? {
         Received::Stored => {
             count("stored");
             Ok(StatusCode::NO_CONTENT)

@@ -120,7 +120,7 @@ impl<const TEST: u32> Fixture<TEST> {
         let secrets = || Ok(format!("{SECRET} {OLD_SECRET}").into());
         let source = WebhookSource::with_secrets::<News<TEST>>(Box::new(secrets), StandardWebhooks);
         let api = webhooks::router(self.db.clone(), [source]).unwrap();
-        crate::testing::router_for(crate::http::openapi::serve("till", api), "nobody", &[])
+        crate::testing::router_for(crate::http::openapi::serve("till", api), "sender", &[])
     }
 
     async fn create_till(&self, till: &str) {
@@ -255,7 +255,7 @@ fn changed_headers(good: &Sent) -> Vec<Headers> {
     changed.chain(missing).chain(repeated).chain([Vec::new()]).collect()
 }
 
-/// Deliveries that nobody signed as they are.
+/// Deliveries without a valid signature.
 fn forged(good: &Sent) -> Vec<(Headers, Vec<u8>)> {
     let text = String::from_utf8(good.body.clone()).unwrap();
     let bodies = [

@@ -11,8 +11,8 @@ use crate::event::timer::TimerKey;
 /// Every name of a webhook begins with this. A Kafka topic cannot have such a name.
 pub const WEBHOOK_PREFIX: &str = "webhook/";
 
-/// The body of a delivery, as JSON. Its sender may add fields, and send kinds that nobody has asked for: an enum has a
-/// variant with `#[serde(other)]` for them.
+/// The body of a delivery, as JSON. Its sender may add fields, and send kinds that the service does not know: an enum has
+/// a variant with `#[serde(other)]` for them.
 pub trait Webhook: DeserializeOwned + Send + Sync + 'static {
     /// `webhook/` and who sends it: `webhook/carrier`. One of the service's own; it stays as long as a delivery is
     /// pending.
@@ -22,7 +22,7 @@ pub trait Webhook: DeserializeOwned + Send + Sync + 'static {
     /// still. Then it becomes a dead letter.
     const PATIENCE: Duration = Duration::from_secs(600);
 
-    /// The timer that is set while the service waits for this delivery. The delivery goes on in the trace of what set
+    /// The timer that is set while the service waits for this delivery. The delivery continues the trace of what set
     /// it, and has the same cause. Without such a timer, a trace begins with it.
     fn awaited_by(&self) -> Option<TimerKey> {
         None
