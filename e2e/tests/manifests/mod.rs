@@ -144,7 +144,9 @@ fn publishing_services() -> Vec<&'static str> {
 
 /// The manifests that are applied together, as kubectl renders them. Without it there are none, and CI fails.
 static OVERLAYS: LazyLock<Vec<(&str, Vec<Value>)>> = LazyLock::new(|| {
-    let rendered = ["demo", "production", "production-flows"].into_iter();
+    let overlays =
+        ["demo", "demo-shipping", "production", "production-flows", "production-shipping"];
+    let rendered = overlays.into_iter();
     let rendered: Option<_> =
         rendered.map(|overlay| Some((overlay, render(&checkout(), overlay)?))).collect();
     rendered.unwrap_or_else(|| {

@@ -5,8 +5,9 @@ use super::*;
 type Labels = BTreeMap<String, String>;
 
 /// Each connection in use: in which overlays, who opens it, and to whom at which ports. A line with SERVICE stands for
-/// one of each service, and one with PUBLISHER for one of each service that publishes. 192.0.2.1 is the API of the cluster and 192.0.2.2 the issuer of tokens, until a forker puts in
-/// theirs. In production, the listeners and the registry are encrypted.
+/// one of each service, and one with PUBLISHER for one of each service that publishes. 192.0.2.1 is the API of the
+/// cluster, 192.0.2.2 the issuer of tokens and 192.0.2.3 the carrier, until a forker puts in theirs. In production, the
+/// listeners and the registry are encrypted.
 const CONNECTIONS: &str = "\
 all SERVICE SERVICE-db:5432
 all SERVICE-migrations SERVICE-db:5432
@@ -16,6 +17,8 @@ all registry registry-db:5432
 demo SERVICE kafka:9092 registry:8080 jaeger:4318
 demo contracts kafka:9092 registry:8080
 demo seed SERVICE:8080
+demo-shipping shipping carrier:8080
+demo-shipping carrier shipping:8080
 production SERVICE kafka:9093 registry:8443 192.0.2.2:443
 production contracts kafka:9094 registry:8443
 production gateway SERVICE:8080
@@ -32,7 +35,8 @@ production-flows connect PUBLISHER-db:5432 reporting-db:5432 kafka:9093 registry
 production-flows reporting-tables reporting-db:5432
 production-flows monitoring connect:9404
 production-flows reporting-db reporting-db:5432,8000 192.0.2.1:443,6443
-production-flows cnpg-system reporting-db:5432,8000";
+production-flows cnpg-system reporting-db:5432,8000
+production-shipping shipping 192.0.2.3:443";
 
 /// Where clusters keep their DNS, and its ports: kubeadm and most others, OpenShift, Gardener. Policies apply to the
 /// pod's port and not to the Service's. NodeLocal DNSCache has an address of the node, which no selector matches.
@@ -44,7 +48,7 @@ const PORTS: [u64; 9] = [80, 4180, 4318, 8083, 8443, 9092, 9093, 9094, 16686];
 
 /// Other namespaces, and addresses: those above, one of the internet, and that of a node's credentials in many clouds.
 const OUTSIDE: &str = "gateway monitoring keda cnpg-system default kube-system openshift-dns \
-    169.254.20.10 192.0.2.1 192.0.2.2 203.0.113.9 169.254.169.254";
+    169.254.20.10 192.0.2.1 192.0.2.2 192.0.2.3 203.0.113.9 169.254.169.254";
 
 /// A sender or receiver.
 #[derive(Default)]
@@ -139,11 +143,17 @@ pub fn selects(selector: &Value, labels: &Labels) -> bool {
         && list(&selector["matchExpressions"]).iter().all(holds)
 }
 
+/// The services of an overlay. Those that are named by it have shipping.
+fn services_of(tree: &str) -> Vec<&'static str> {
+    let shipping = tree.ends_with("-shipping").then_some("shipping");
+    deployed_services().into_iter().chain(shipping).collect()
+}
+
 /// The sender, the receiver and the port of each connection in use.
 fn connections_in_use(tree: &str) -> BTreeSet<(String, String, u64)> {
     let mut used = BTreeSet::new();
     let publishing = publishing_services();
-    let lines = deployed_services().into_iter().flat_map(|service| {
+    let lines = services_of(tree).into_iter().flat_map(|service| {
         let publishes = publishing.contains(&service);
         let lines = CONNECTIONS.lines().filter(move |it| publishes || !it.contains("PUBLISHER"));
         lines.map(move |it| it.replace("SERVICE", service).replace("PUBLISHER", service))
@@ -168,7 +178,7 @@ pub fn check_network(tree: &str, objects: &[Value], found: &mut Violations) {
         let is_open = list(dns).contains(&json!({"port": port, "protocol": protocol}));
         found.check(tree, format!("DNS by {protocol} at {port}"), is_open);
     }
-    let (used, services) = (connections_in_use(tree), deployed_services());
+    let (used, services) = (connections_in_use(tree), services_of(tree));
     let of_used = used.iter().flat_map(|(from, to, _)| [from.clone(), to.clone()]);
     let apps = objects.iter().filter_map(|it| pod_labels(it).remove("app")).chain(of_used);
     let mut peers: BTreeMap<_, _> = apps.map(|it| (it.clone(), Peer::pod(objects, &it))).collect();
