@@ -17,7 +17,7 @@ TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
 # The services of the saga: those with a database. The control room is none of them.
 SAGA_SERVICES = $(shell sed -n 's/^ *"\(.*\)",/\1/p' services/list.rs)
-BUILD = cargo build $(addprefix --package ,$(SAGA_SERVICES) console declaration e2e) --profile ci --locked
+BUILD = cargo build $(addprefix --package ,$(SAGA_SERVICES) shipping carrier console declaration e2e) --profile ci --locked
 # One of the ignored tests runs the benchmark.
 BUILD_BENCH = cargo build --package bench --profile ci --locked --quiet
 # What is tested: everything, or the library of one service. `bench` has no library: with it, cargo gives the
@@ -55,9 +55,10 @@ test: build $(if $(ONLY)$(SERVICE),,crash-programs streams) ## Every test but th
 	@cargo test $(TESTED) --profile ci --locked --no-run --quiet $(ONLY)
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test $(TESTED) --profile ci --locked --no-fail-fast $(ONLY)
 
-# In docker compose, a profile has what these variables ask for.
-up: export COMPOSE_PROFILES := $(if $(STREAMS)$(CONNECT)$(REPORTING)$(filter cdc,$(RELAY)),flows$(COMPOSE_PROFILES:%=,%),$(COMPOSE_PROFILES))
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (STREAMS=1: with insights; CONNECT=1: with Kafka Connect; RELAY=cdc: its connectors carry the outboxes; REPORTING=1: with the reporting database)
+# In docker compose, a profile has what these variables ask for. An empty profile is none.
+FLOWS = $(if $(STREAMS)$(CONNECT)$(REPORTING)$(filter cdc,$(RELAY)),flows)
+up: export COMPOSE_PROFILES := $(FLOWS:%=%,)$(SHIPPING:%=shipping,)$(COMPOSE_PROFILES)
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (STREAMS=1: with insights; CONNECT=1: with Kafka Connect; RELAY=cdc: its connectors carry the outboxes; REPORTING=1: with the reporting database; SHIPPING=1: with shipping, and a carrier)
 	@$(if $(STREAMS)$(REPORTING),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
@@ -162,8 +163,8 @@ pin: build #- Write the digest of every image that is pulled behind its tag (ask
 new: build ## Write a repository of your own with a service that depends on the crates: DIR=../shop NAME=shop (FROM=path or git URL; this checkout)
 	@$(call need,DIR NAME)$(E2E) new "$(DIR)" --name "$(NAME)" --from "$(or $(FROM),$(CURDIR))"
 
-service: build ## Generate a service of your own, NAME=shipping, that consumes confirmed orders
-	@[ -n "$(NAME)" ] || { echo "set the name of the service: make service NAME=shipping" >&2; exit 1; }
+service: build ## Generate a service of your own, NAME=loyalty, that consumes confirmed orders
+	@[ -n "$(NAME)" ] || { echo "set the name of the service: make service NAME=loyalty" >&2; exit 1; }
 	@$(E2E) service "$(NAME)"
 	@$(MAKE) --no-print-directory schema
 
@@ -266,7 +267,7 @@ build: tools ## Compile the services and the programs of the stack, in the profi
 # dependencies, so only our own crates are compiled twice.
 crash-programs: tools #- Compile the services with crash points, for the tests that kill them there
 	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features holdfast-messaging/crash-points \
-	  --target-dir $(CARGO_TARGET)/crash-points $(addprefix --bin ,$(SAGA_SERVICES)) \
+	  --target-dir $(CARGO_TARGET)/crash-points $(addprefix --bin ,$(SAGA_SERVICES) shipping) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2
 
 tools:

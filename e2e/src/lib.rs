@@ -9,7 +9,7 @@
 //! - `client`: the services as their clients use them, and the history of responses to each client.
 //! - `metrics`: reads the metrics of a service.
 //! - `monitoring`: the rules and boards of `k8s/monitoring`, and a Prometheus that runs them.
-//! - `checker`: reads all databases and topics, and finds violations of the invariants I1 to I16.
+//! - `checker`: reads all databases and topics, and finds violations of the invariants I1 to I17.
 //! - `workload`: orders at a fixed rate, and the summary of their outcomes.
 //! - `admin`: the commands of an operator: dead letters, the timeline of an order, republish, rebuild.
 //! - `scenarios`: runs that inject faults under load and end with the checker: demo, outages, chaos,

@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use launcher::StackDescription;
+use chassis::event::Topic;
+use launcher::{OptionalService, StackDescription, is_on};
 
 const LIST: &[&str] = &include!("../../services/list.rs");
 
 /// All services of the saga. The ports of each, its database and Kafka's listener for it follow from its position.
 pub const SERVICES: [&str; LIST.len()] = *LIST.first_chunk().expect("as many as there are");
+
+/// The service that ships confirmed orders, of a stack that was once started with `SHIPPING=1`, and what it calls.
+pub const SHIPPING: &str = events::shipments::NAME;
+pub const CARRIER: &str = "carrier";
 
 /// What the launcher needs to know. A run that loads, breaks or measures the stack has no control room beside it.
 pub fn stack_description() -> StackDescription {
@@ -18,6 +23,11 @@ pub fn stack_description() -> StackDescription {
         contracts_program: Some("contracts".to_string()),
         console: false,
         stream_processors: vec![events::insights::NAME.to_string()],
+        optional_services: vec![OptionalService {
+            name: SHIPPING.to_string(),
+            calls: CARRIER.to_string(),
+            is_wanted: is_on("SHIPPING"),
+        }],
         secure: launcher::secure_from_environment(),
     }
 }
@@ -25,6 +35,20 @@ pub fn stack_description() -> StackDescription {
 /// The same stack with the control room: what a user starts, stops and looks at.
 pub fn with_console() -> StackDescription {
     StackDescription { console: true, ..stack_description() }
+}
+
+/// The same stack with shipping and its carrier.
+pub fn with_shipping() -> StackDescription {
+    let mut description = stack_description();
+    description.optional_services.iter_mut().for_each(|it| it.is_wanted = true);
+    description
+}
+
+/// The services of the saga that consume a topic.
+pub fn subscribers(topic: &Topic) -> Vec<&'static str> {
+    let mut subscribers = declaration::subscribers(topic);
+    subscribers.retain(|service| SERVICES.contains(service));
+    subscribers
 }
 
 /// The checkout that this program was built from.

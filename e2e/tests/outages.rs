@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use e2e::checker::relay_leadership::active_relays;
 use e2e::client::http_client::Client;
 use e2e::scenarios::outage;
-use e2e::scenarios::outage::options::Outage;
-use e2e::stack_description::SERVICES;
+use e2e::scenarios::outage::options::{Outage, OutageOptions};
+use e2e::stack_description::{SERVICES, with_shipping};
 use futures::future::try_join_all;
 use launcher::{Stack, eventually};
 use tokio::time::{Instant, sleep};
@@ -49,6 +49,28 @@ async fn stock_killed_under_load_costs_no_order_and_refuses_no_customer() -> Res
 async fn whatever_orders_need_later_is_killed_under_load_and_costs_none_and_refuses_no_customer()
 -> Result<()> {
     kill_under_load(&["payment", "kafka", "registry", "stock-db", "payment-db"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes three minutes: make faults"]
+async fn shipping_and_a_carrier_that_lies_killed_under_load_agree_on_every_parcel() -> Result<()> {
+    without_fixture(async || {
+        let stack = Stack::ephemeral(&with_shipping())?;
+        let victim = "shipping,carrier,shipping-db,kafka".to_string();
+        let (load_duration, downtime) =
+            (Some(Duration::from_secs(60)), Some(Duration::from_secs(3)));
+        let options = OutageOptions {
+            victim,
+            rate: 30,
+            load_duration,
+            kills: Some(4),
+            downtime,
+            catch_up: false,
+        };
+        ensure!(outage::run(&stack, &options).await?, "the outage did not hold");
+        Ok(())
+    })
+    .await
 }
 
 /// Here clients get no response; the same key settles the outcome, and nothing happens twice.

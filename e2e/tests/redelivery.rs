@@ -7,7 +7,7 @@ use e2e::client::http_client::Client;
 use e2e::client::order::Order;
 use e2e::scenarios::poison::send_unprocessable;
 use e2e::scenarios::redelivery::{self, consumer_lag, reset_offsets, table_hashes};
-use e2e::stack_description::SERVICES;
+use e2e::stack_description::{SERVICES, subscribers};
 use events::orders::OrderCreated;
 use events::payments::PaymentVerified;
 use events::saga_topics;
@@ -135,7 +135,7 @@ async fn unprocessable_events_become_dead_letters_and_delay_no_valid_ones() -> R
             confirm_orders(client, 5).await?;
             ensure!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
             for topic in saga_topics() {
-                for service in declaration::subscribers(topic) {
+                for service in subscribers(topic) {
                     for (partition, offset) in positions.get(topic.name).into_iter().flatten() {
                         let position = (topic.name, *partition, *offset);
                         wait_for_dead_letter(client, service, position, "unprocessable", TIMEOUT)

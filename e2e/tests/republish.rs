@@ -60,7 +60,8 @@ async fn a_lost_disk_is_survived_by_restarted_services_and_republishing_twice_is
         let key = orders[0].order_id.to_string();
         let of_key = |key: &str| RepublishOptions { key: Some(key.into()), ..Default::default() };
         let republished = republish::run(stack, &of_key(&key)).await?;
-        ensure!(republished == [("order", 2), ("payment", 1), ("stock", 1)], "{republished:?}");
+        let counts = republished.iter().map(|(service, count)| (service.as_str(), *count));
+        ensure!(counts.eq([("order", 2), ("payment", 1), ("stock", 1)]), "{republished:?}");
         ensure!(republish::run(stack, &of_key("unknown")).await.is_err());
         Ok(())
     })

@@ -69,6 +69,11 @@ impl Sources {
         &self.databases
     }
 
+    /// The names of the services.
+    pub fn services(&self) -> Vec<&'static str> {
+        self.databases.keys().copied().collect()
+    }
+
     /// The database of a service.
     ///
     /// # Panics

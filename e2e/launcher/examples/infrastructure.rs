@@ -13,6 +13,7 @@ async fn main() -> Result<()> {
         contracts_program: None,
         console: false,
         stream_processors: Vec::new(),
+        optional_services: Vec::new(),
         secure: false,
     };
     let stack = Stack::ephemeral(&description)?;

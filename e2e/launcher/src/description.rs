@@ -44,9 +44,27 @@ pub struct StackDescription {
     ///
     /// [`Stack::process_streams`]: crate::Stack::process_streams
     pub stream_processors: Vec<String>,
+    /// The services that a stack has only if it is started with them.
+    pub optional_services: Vec<OptionalService>,
     /// Whether a new stack encrypts every connection, and every component knows its clients by name.
     pub secure: bool,
 }
+
+/// A service that a stack has only if it is started with it, and keeps then. It calls a system outside, which a program
+/// plays: that gets `HTTP_ADDR`, `DIRECTORY`, `WEBHOOK_URL`, `WEBHOOK_SECRET` and in a secured stack `CA_FILE`. The
+/// service gets `<SYSTEM>_URL`, `<SYSTEM>_KEY_HOURS` and `<SYSTEM>_WEBHOOK_SECRET`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionalService {
+    /// The name of the service.
+    pub name: String,
+    /// The name of the system outside, and of the program that plays it.
+    pub calls: String,
+    /// Whether a new stack has it.
+    pub is_wanted: bool,
+}
+
+/// The position from which the ports of optional services are counted, so that a new service moves none.
+const OPTIONAL_POSITION: u16 = 50;
 
 /// The name of an instance of a service, counted from 1: the first has the service's name, the second is
 /// `<service>-2`.
@@ -55,6 +73,29 @@ pub fn instance_name(service: &str, instance: u16) -> String {
 }
 
 impl StackDescription {
+    /// The services that a stack has which is there, or a new one: the optional ones among them come last.
+    pub(crate) fn of_stack(&self, has: impl Fn(&str) -> bool) -> StackDescription {
+        let mut description = self.clone();
+        let optional = self.optional_services.iter().filter(|it| it.is_wanted || has(&it.name));
+        let further = optional.map(|it| it.name.clone());
+        description.services.extend(further.filter(|name| !self.services.contains(name)));
+        description
+    }
+
+    /// The optional services that the stack has.
+    pub(crate) fn optional_parts(&self) -> impl Iterator<Item = (&OptionalService, u16)> {
+        let optional = self.optional_services.iter().zip(OPTIONAL_POSITION..);
+        optional.filter(|(it, _)| self.services.contains(&it.name))
+    }
+
+    /// Every service, with its position: its ports follow from it.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = (&String, u16)> {
+        self.services.iter().zip(1..).map(|(name, position)| {
+            let optional = self.optional_parts().find(|(it, _)| it.name == *name);
+            (name, optional.map_or(position, |(_, position)| position))
+        })
+    }
+
     /// Checks that every name can be part of the names that are made of it.
     pub(crate) fn check(&self) -> Result<()> {
         let is_plain = |name: &str, others: &str| {
@@ -74,6 +115,7 @@ impl StackDescription {
             );
             let is_taken = RESERVED_NAMES.contains(&name.as_str())
                 || self.contracts_program.as_ref() == Some(name)
+                || self.optional_services.iter().any(|it| it.calls == *name)
                 || self.stream_processors.contains(name);
             ensure!(
                 !is_taken,
@@ -98,6 +140,11 @@ pub(crate) mod tests {
             contracts_program: None,
             console: true,
             stream_processors: vec!["sums".to_string()],
+            optional_services: vec![OptionalService {
+                name: "extra".to_string(),
+                calls: "outside".to_string(),
+                is_wanted: false,
+            }],
             secure: false,
         }
     }
@@ -105,12 +152,32 @@ pub(crate) mod tests {
     #[test]
     fn a_name_that_cannot_be_part_of_other_names_is_refused() {
         assert!(describe(&["shop", "shop_2"]).check().is_ok());
-        for names in
-            [&["a", "b", "a"][..], &["a-b"], &["console"], &["sums"], &["kafka"], &["2nd"], &[""]]
-        {
+        for names in [
+            &["a", "b", "a"][..],
+            &["a-b"],
+            &["console"],
+            &["sums"],
+            &["outside"],
+            &["kafka"],
+            &["2nd"],
+            &[""],
+        ] {
             assert!(describe(names).check().is_err(), "{names:?}");
         }
         assert!(StackDescription { project: "a/b".into(), ..describe(&[]) }.check().is_err());
         assert!(StackDescription { root: "relative".into(), ..describe(&[]) }.check().is_err());
+    }
+
+    #[test]
+    fn an_optional_service_comes_last_and_its_ports_are_moved_by_none() {
+        let with_extra = |services| describe(services).of_stack(|name| name == "extra");
+        assert_eq!(describe(&["a"]).of_stack(|_| false), describe(&["a"]));
+        for services in [&["a"][..], &["a", "b"]] {
+            let stack = with_extra(services);
+            assert_eq!(stack.of_stack(|_| true), stack, "it has it once");
+            let positions: Vec<(&String, u16)> = stack.positions().collect();
+            assert_eq!(positions[0], (&"a".to_string(), 1));
+            assert_eq!(positions.last(), Some(&(&"extra".to_string(), OPTIONAL_POSITION)));
+        }
     }
 }

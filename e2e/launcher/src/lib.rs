@@ -42,8 +42,8 @@ pub mod process {
 
 pub use component::Component;
 pub use components::connect_credentials::ConnectorConfig;
-pub use description::{HOST, StackDescription, instance_name};
-pub use environment::secure_from_environment;
+pub use description::{HOST, OptionalService, StackDescription, instance_name};
+pub use environment::{is_on, secure_from_environment};
 pub use eventually::{eventually, retry_while};
 pub use operations::brokers::Brokers;
 pub use operations::further_databases::FurtherDatabase;

@@ -168,7 +168,7 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     }
     stack.up().await?;
     eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
-    for service in &description.services {
+    for service in &stack.description().services {
         for name in stack.instances_of(service)? {
             println!("{name:<9} {}   admin {}", stack.url(&name)?, stack.admin_url(&name)?);
         }

@@ -8,8 +8,6 @@ use checker::group_digits;
 use launcher::Stack;
 use uuid::Uuid;
 
-use crate::stack_description::SERVICES;
-
 /// The id of the customer comes from the environment or from standard input: no list of processes shows either.
 const CUSTOMER: &str = "CUSTOMER";
 const REPLACEMENT: &str = "REPLACEMENT";
@@ -45,12 +43,13 @@ pub async fn run(
     stack: &Stack,
     customer_id: Uuid,
     replacement: Option<Uuid>,
-) -> Result<Vec<(&'static str, Erasure)>> {
+) -> Result<Vec<(String, Erasure)>> {
     let (replacement_id, actor) = (replacement.unwrap_or_else(Uuid::now_v7), std::env::var("USER"));
     let actor = actor.ok();
     let mut request = ErasureRequest { person_id: customer_id, replacement_id, actor };
-    let mut erasures: Vec<(&'static str, Erasure)> = Vec::new();
-    for service in SERVICES {
+    let mut erasures: Vec<(String, Erasure)> = Vec::new();
+    let services = &stack.description().services;
+    for service in services {
         let erased = run_command(stack, service, "erase", &request).await;
         let erased = match erasures.is_empty() {
             true => erased?,
@@ -58,10 +57,10 @@ pub async fn run(
         };
         let erased: Erasure = serde_json::from_str(&erased)?;
         request.replacement_id = erased.replacement_id;
-        erasures.push((service, erased));
+        erasures.push((service.clone(), erased));
     }
     // Order is the last one to go on: until then no event of the customer can meet a service that has not erased.
-    for service in SERVICES.into_iter().rev() {
+    for service in services.iter().rev() {
         let ended = run_command(stack, service, "end-erasure", &request).await;
         ended.context("the erasure has not ended: run it again")?;
     }
@@ -78,7 +77,7 @@ async fn run_command(
 }
 
 /// What each service changed, as lines.
-pub fn print(erasures: &[(&'static str, Erasure)]) {
+pub fn print(erasures: &[(String, Erasure)]) {
     for (service, erased) in erasures {
         println!("  {service:<13} {} values replaced", group_digits(erased.replaced));
     }

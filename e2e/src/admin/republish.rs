@@ -14,7 +14,6 @@ use ops_client::RepublishRequest;
 use reqwest::StatusCode;
 
 use crate::client::operator::Operator;
-use crate::stack_description::SERVICES;
 
 /// The longest time without a response of a service: its database may be restarting.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,12 +36,13 @@ pub struct RepublishOptions {
 
 /// Starts Kafka and the registry if they are down, applies the contracts unless another system
 /// does, and republishes. Returns the number of events of each service.
-pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'static str, u64)>> {
+pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(String, u64)>> {
     let of = |service: &&str| options.service.as_deref().is_none_or(|name| name == *service);
+    let all = || stack.description().services.iter().map(String::as_str);
     let publishes = |service: &&str| saga_topics().iter().any(|topic| topic.publisher == *service);
-    let services: Vec<&'static str> = SERVICES.into_iter().filter(of).filter(publishes).collect();
+    let services: Vec<&str> = all().filter(of).filter(publishes).collect();
     let named = options.service.as_deref().unwrap_or_default();
-    let known = SERVICES.into_iter().filter(publishes).collect::<Vec<_>>().join(" or ");
+    let known = all().filter(publishes).collect::<Vec<_>>().join(" or ");
     ensure!(!services.is_empty(), "no service `{named}` publishes events: set SERVICE={known}");
     if !stack.is_external() {
         tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
@@ -55,7 +55,8 @@ pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'sta
             stack.is_external() || stack.is_running(service).await?,
             "{service} does not run, and only it can rebuild its events: `make start SERVICE={service}`, then republish again"
         );
-        republished.push((service, republish_service(&operator, service, options).await?));
+        republished
+            .push((service.to_string(), republish_service(&operator, service, options).await?));
     }
     let known = republished.iter().any(|(_, count)| *count > 0) || options.since.is_some();
     ensure!(known || options.key.is_none(), "no event was published with this key");
@@ -112,7 +113,7 @@ pub async fn republish_service(
 }
 
 /// The number of republished events of each service, as lines.
-pub fn print(republished: &[(&'static str, u64)]) {
+pub fn print(republished: &[(String, u64)]) {
     for (service, count) in republished {
         println!("  {service:<13} {} events republished", group_digits(*count));
     }

@@ -7,6 +7,7 @@ use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::participants::{ASKED_BY_EVERY_ORDER, VOID, leg_state, participants};
+use events::shipments::{ShipmentBooked, ShipmentDelivered, ShipmentFailed};
 use events::stock::StockRejected;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -47,8 +48,28 @@ static QUERIES: LazyLock<Vec<(&Topic, String)>> = LazyLock::new(|| {
             queries.push(query(topic, &format!("{kept}_event_id, {kept}_at"), &rows));
         }
     }
+    for (topic, event, rows) in [
+        (ShipmentBooked::topic(), "booked", "booked is not null"),
+        (ShipmentDelivered::topic(), "ended #> '{event,Delivered}'", "state = 'delivered'"),
+        (ShipmentFailed::topic(), "ended #> '{event,Failed}'", "state in ('failed', 'cancelled')"),
+    ] {
+        queries.push((topic, shipment_query(event, rows)));
+    }
     queries
 });
+
+/// The query of an event that a shipment has stored as it was published.
+fn shipment_query(event: &str, rows: &str) -> String {
+    let (stored, event) = match event {
+        "booked" => (event, "booked -> 'event'"),
+        _ => ("ended", event),
+    };
+    format!(
+        "select order_id, ({stored} ->> 'event_id')::uuid,
+                to_timestamp((({event}) ->> 'occurred_at')::bigint / 1e6), ({event}) - 'occurred_at'
+         from shipments where {rows}"
+    )
+}
 
 /// The query of a topic. Each field of an event is a column of the same name. Of a part that is void, only the id of the
 /// order is in the event.

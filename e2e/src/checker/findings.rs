@@ -1,4 +1,4 @@
-//! The findings of this checker: those of messaging and those of orders, by the invariants I1 to I16.
+//! The findings of this checker: those of messaging and those of orders, by the invariants I1 to I17.
 
 use crate::checker::invariants::Invariant;
 

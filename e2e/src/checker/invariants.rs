@@ -1,4 +1,4 @@
-//! The invariants I1 to I16: what must hold in every run. Verdicts, fault lists and mutants use
+//! The invariants I1 to I17: what must hold in every run. Verdicts, fault lists and mutants use
 //! these names. This file is the only definition of each, and every finding of the checker names
 //! one.
 
@@ -25,13 +25,14 @@ pub enum Invariant {
     I14,
     I15,
     I16,
+    I17,
 }
 
 use Invariant::*;
 
 impl Invariant {
-    pub const ALL: [Invariant; 16] =
-        [I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12, I13, I14, I15, I16];
+    pub const ALL: [Invariant; 17] =
+        [I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12, I13, I14, I15, I16, I17];
 }
 
 impl From<MessagingInvariant> for Invariant {
@@ -97,6 +98,10 @@ impl InvariantName for Invariant {
             }
             I15 => "a confirmed order has one trace through all services",
             I16 => "memory, connections and tables return to their size before the run",
+            I17 => {
+                "in a stack that ships, a confirmed order is exactly one parcel at the carrier, in the state \
+                 that its shipment has, or a task waits for a person"
+            }
         }
     }
 }

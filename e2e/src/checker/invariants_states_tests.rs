@@ -1,6 +1,7 @@
 //! States and records made by hand, each checked by the part of the checker that reads it: what the
 //! tests of the invariants change, one thing at a time.
 
+use crate::stack_description::SERVICES;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -204,7 +205,7 @@ pub(super) fn check_snapshot(change: fn(&mut TopicsSnapshot, RecordPosition)) ->
     let (mut log, dead_letters, mut findings) =
         (TopicsSnapshot::default(), DeadLetterIndex::default(), Findings::default());
     change(&mut log, position(5));
-    records::check_records(&log, &context(&dead_letters), &mut findings);
+    records::check_records(&log, &SERVICES, &context(&dead_letters), &mut findings);
     findings
 }
 

@@ -8,9 +8,11 @@ mod states;
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
+use carrier::{Parcel, State};
 use checker::dead_letters::{self, DeadLetter, DeadLetterIndex};
 use chrono::DateTime;
 use launcher::Exit;
+use uuid::Uuid;
 
 use super::*;
 use crate::checker::balances;
@@ -19,6 +21,7 @@ use crate::checker::findings::Findings;
 use crate::checker::quiescence;
 use crate::checker::record::RecordSummary;
 use crate::checker::relay_leadership::{self, RelayLeadership};
+use crate::checker::shipments::{self, ShipmentRow, Shipments};
 use crate::checker::tally::Tally;
 use crate::checker::test_cases::{
     CREATED, ENDED, REFUNDED, RESERVED, VERIFIED, cancelled, case, checked, checked_with,
@@ -35,7 +38,7 @@ use states::*;
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 57] = [
+const VIOLATIONS: [Violation; 63] = [
     (I1, "an acknowledged order is missing", || check_client(&[accepted(1)], &[])),
     (I1, "an acknowledgement cannot be parsed", || {
         check_client(&[response(201, "{}"), accepted(1)], &[1])
@@ -218,6 +221,22 @@ const VIOLATIONS: [Violation; 57] = [
     (I16, "an outbox keeps one byte above the bound", || {
         check_usage(|now| stock_usage(now).outbox_bytes = 12_001 + OUTBOX_ALLOWANCE_BYTES)
     }),
+    (I17, "the carrier has two parcels of an order", || {
+        check_shipment("booked", None, &[State::Booked, State::Booked])
+    }),
+    (I17, "nothing leads to the end of a shipment", || check_shipment("stuck", None, &[])),
+    (I17, "a parcel was delivered and counts as lost", || {
+        check_shipment("failed", Some("lost"), &[State::Delivered])
+    }),
+    (I17, "a delivered parcel is unknown to the carrier", || {
+        check_shipment("delivered", None, &[])
+    }),
+    (I17, "another parcel was delivered", || {
+        check_shipment("delivered", None, &[State::Delivered])
+    }),
+    (I17, "the carrier has the parcel of a cancelled shipment", || {
+        check_shipment("cancelled", Some("cancelled"), &[State::Collected])
+    }),
 ];
 
 /// The findings of one invariant, for a change that necessarily violates another one too.
@@ -227,6 +246,27 @@ fn only(violated: Invariant, findings: Findings) -> Findings {
         shown.iter().for_each(|what| only.add(violated, kind, || what.clone()));
     }
     only
+}
+
+/// The findings of a shipment whose parcel is `Uuid::nil()`; those of the carrier are others.
+fn check_shipment(state: &str, reason: Option<&str>, parcels: &[State]) -> Findings {
+    let parcels = parcels.iter().map(|state| Parcel {
+        parcel_id: Uuid::from_u128(1),
+        pieces: 1,
+        state: *state,
+        since: DateTime::default(),
+        webhooks: Vec::new(),
+    });
+    let row = ShipmentRow {
+        state: state.to_string(),
+        reason: reason.map(String::from),
+        parcel_id: Some(Uuid::nil()),
+        is_pending: state != "stuck",
+        ..ShipmentRow::default()
+    };
+    let (mut shipments, mut findings) = (Shipments::default(), Findings::default());
+    shipments::check_shipment(&row, Some(&Vec::from_iter(parcels)), &mut shipments, &mut findings);
+    findings
 }
 
 #[test]

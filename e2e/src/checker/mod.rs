@@ -1,5 +1,5 @@
 //! The checker reads the databases and every record of every topic, and finds everything that violates one of
-//! the invariants I1 to I16 (`invariants.rs`). It only reads: SQL, raw Kafka and the schema registry.
+//! the invariants I1 to I17 (`invariants.rs`). It only reads: SQL, raw Kafka and the schema registry.
 //! `make verify`, and each test that injects a fault, ends with it. A check that accepts a wrong state
 //! breaks it, so each invariant has a violation made by hand in the tests, which must be found.
 
@@ -19,6 +19,7 @@ pub mod records;
 pub mod orders;
 pub mod transitions;
 pub mod change_log;
+pub mod shipments;
 pub mod exits;
 pub mod relay_leadership;
 pub mod waivers;

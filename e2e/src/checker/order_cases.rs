@@ -14,7 +14,6 @@ use crate::checker::expected_records::{ExpectedRecord, events_query};
 use crate::checker::record::RecordSummary;
 use crate::checker::rows::{HistoryRow, OrderRow, PartRow, part_table};
 use crate::checker::sources::OrderedRows;
-use crate::stack_description::SERVICES;
 
 /// All rows and records of one order.
 #[derive(Clone, Default)]
@@ -43,9 +42,9 @@ pub(crate) struct OrderCases<'a> {
 impl<'a> OrderCases<'a> {
     /// `records` are sorted by their order.
     pub(crate) fn new(sources: &'a Sources, records: &'a [RecordSummary]) -> OrderCases<'a> {
-        let expected = SERVICES.into_iter().filter_map(|service| {
+        let expected = sources.databases().iter().filter_map(|(service, db)| {
             let query = AssertSqlSafe(format!("{} order by order_id", events_query(service)?));
-            Some(OrderedRows::new(sources.db(service), query, |row: &ExpectedRecord| row.order_id))
+            Some(OrderedRows::new(db, query, |row: &ExpectedRecord| row.order_id))
         });
         let parts = participants().map(|it| it.service).into_iter().map(|service| {
             let query = format!("select * from {} order by order_id", part_table(service));

@@ -3,7 +3,6 @@
 //! `records.rs` compares the rows with the records.
 
 use chassis::event::{Event, Topic};
-use declaration::subscribers;
 use events::orders::OrderCancelled;
 use events::participants::{WAITING, leg_state, participants};
 use uuid::Uuid;
@@ -15,6 +14,7 @@ use crate::checker::order_cases::OrderCase;
 use crate::checker::records::check_order_records;
 use crate::checker::rows::{HistoryRow, OrderRow, PartRow};
 use crate::checker::tally::{CheckContext, Tally};
+use crate::stack_description::subscribers;
 
 /// Checks one order with all of its rows and records.
 pub fn check_case(

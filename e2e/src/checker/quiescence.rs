@@ -1,6 +1,7 @@
 //! Quiescence (I13): every order has ended, outboxes are empty and consumers have read every
 //! record. The checker waits for it. Everything that is still pending at the deadline is a finding.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,6 +11,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I13;
+use crate::checker::shipments;
 use crate::checker::waivers::Waivers;
 
 /// Work that was still pending at the deadline is a finding.
@@ -19,12 +21,14 @@ pub(crate) fn check(pending: Vec<String>, findings: &mut Findings) {
     }
 }
 
-/// Waits for quiescence. Returns the work that is still pending at the deadline.
-pub(crate) async fn wait(
+/// Waits for quiescence.
+pub(crate) async fn require(
     sources: &Sources,
     waivers: &Waivers,
+    ledger: Option<&Path>,
     timeout: Duration,
-) -> Result<Vec<String>> {
+    findings: &mut Findings,
+) -> Result<()> {
     let open = participants().map(|answers| {
         format!(" or {} in ('{WAITING}', '{}')", answers.service, leg_state(answers.accepted))
     });
@@ -39,7 +43,10 @@ pub(crate) async fn wait(
             .fetch_one(sources.db("order"))
             .await?;
         let open = (open > 0).then(|| format!("{} orders have not ended", group_digits(open)));
-        Ok(Vec::from_iter(open))
+        let mut open = Vec::from_iter(open);
+        open.extend(shipments::under_way(sources, ledger).await?);
+        Ok(open)
     };
-    sources.wait_for_quiescence(timeout, open_orders).await
+    check(sources.wait_for_quiescence(timeout, open_orders).await?, findings);
+    Ok(())
 }

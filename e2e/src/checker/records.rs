@@ -3,9 +3,10 @@
 //! order of decisions (I9).
 
 use chassis::event::{Event, Topic};
-use declaration::{SUBSCRIPTIONS, subscribers};
+use declaration::SUBSCRIPTIONS;
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::participants::participants;
+use events::shipments::{ShipmentBooked, ShipmentDelivered};
 
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
@@ -14,14 +15,15 @@ use crate::checker::order_cases::OrderCase;
 use crate::checker::record::RecordSummary;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::TopicsSnapshot;
-use crate::stack_description::SERVICES;
+use crate::stack_description::subscribers;
 
 pub fn check_records(
     snapshot: &TopicsSnapshot,
+    services: &[&str],
     context: &CheckContext<'_>,
     findings: &mut Findings,
 ) {
-    snapshot.check(&SUBSCRIPTIONS, &SERVICES, context.dead_letters, findings);
+    snapshot.check(&SUBSCRIPTIONS, services, context.dead_letters, findings);
     for (position, what) in &snapshot.kept.out_of_order {
         findings.add(I9, "overtaken", || format!("{position}: {what}"));
     }
@@ -158,6 +160,9 @@ fn check_traces(case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
     if !by_command {
         caused.push((created, cancelled));
     }
+    // A customer's cancellation of a shipment begins a new trace as well.
+    let (confirmed, booked) = (OrderConfirmed::topic(), ShipmentBooked::topic());
+    caused.extend([(confirmed, booked), (booked, ShipmentDelivered::topic())]);
     let (mut links, mut all) = (0, true);
     for (cause, effect) in caused {
         let after = records(effect).find(|record| !record.republished);

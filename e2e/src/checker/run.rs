@@ -28,7 +28,7 @@ use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::TopicsSnapshot;
 use crate::checker::verdict::Verdict;
 use crate::checker::waivers::Waivers;
-use crate::checker::{change_log, quiescence};
+use crate::checker::{change_log, quiescence, shipments};
 use crate::client::http_client::Client;
 use crate::console::seconds;
 
@@ -80,8 +80,8 @@ async fn check_all(
     let sources = Sources::connect(&system).await?;
     let mut findings = Findings::default();
     let mut waivers = Waivers::load(sources.databases()).await?;
-    let pending = quiescence::wait(&sources, &waivers, options.timeout).await?;
-    quiescence::check(pending, &mut findings);
+    let ledger = client.addresses.carrier_ledger.as_deref();
+    quiescence::require(&sources, &waivers, ledger, options.timeout, &mut findings).await?;
     let before = sources.end_offsets().await?;
     let dead_letter_rows = sources.dead_letters().await?;
     let count = |state: &str| dead_letter_rows.iter().filter(|row| row.state == state).count();
@@ -103,7 +103,7 @@ async fn check_all(
         clock_skew_ms: sources.clock_skew_ms()?,
         carried_by_connector: sources.carried_by_connector().await?,
     };
-    check_records(&snapshot, &context, &mut findings);
+    check_records(&snapshot, &sources.services(), &context, &mut findings);
     snapshot.kept.of_orders.sort_unstable_by_key(|record| (record.order_id, record.position));
     let mut tally = Tally::default();
     let mut cases = OrderCases::new(&sources, &snapshot.kept.of_orders);
@@ -119,6 +119,7 @@ async fn check_all(
     let money = check_money(&sources, &mut findings).await?;
     check_totals(money.taken - waivers.unrefunded_cents, &tally, &mut findings);
     let stock = check_stock(&sources, &snapshot, &waivers, &mut findings).await?;
+    let shipments = shipments::check(&sources, ledger, &waivers, &mut findings).await?;
     let changes = change_log::check(sources.databases(), &mut findings).await?;
     findings.unless(sources.end_offsets().await? == before, I13, "not quiescent", || {
         "records were written during the check. Stop all clients that place orders, and check again".into()
@@ -127,6 +128,7 @@ async fn check_all(
         tally,
         money,
         stock,
+        shipments,
         records: snapshot.records,
         republished: snapshot.kept.republished,
         unknown_records: snapshot.unknown.len() as u64,

@@ -10,16 +10,17 @@ use sqlx::{FromRow, PgPool, SqlSafeStr};
 use uuid::Uuid;
 
 use crate::client::http_client::Client;
-use crate::stack_description::SERVICES;
+use crate::stack_description::{SERVICES, SHIPPING};
 
 /// The services and topics of this project, at the addresses of a stack.
 pub fn system(client: &Client) -> System {
     let addresses = &client.addresses;
-    let database = |service| (service, addresses.databases[service].clone());
+    let known = SERVICES.into_iter().chain([SHIPPING]);
+    let database = |service| Some((service, addresses.databases.get(service)?.clone()));
     System {
         topics: saga_topics(),
         subscriptions: SUBSCRIPTIONS.clone(),
-        databases: SERVICES.into_iter().map(database).collect(),
+        databases: known.filter_map(database).collect(),
         kafka: addresses.kafka.clone(),
         registry: addresses.registry.clone(),
         registry_ca: addresses.ca.clone(),

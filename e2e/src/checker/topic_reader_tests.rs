@@ -1,5 +1,6 @@
 //! Records made by hand, valid and invalid, and what the reader makes of each.
 
+use crate::stack_description::{SERVICES, subscribers};
 use chassis::admin::republish;
 use chassis::event::avro::frame;
 use chassis::event::{Event, Topic};
@@ -126,7 +127,8 @@ fn read_records(records: &[TestRecord]) -> TopicsSnapshot {
 /// The findings about these records, without a dead letter.
 fn findings_of(records: &[TestRecord]) -> Vec<String> {
     let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
-    records::check_records(&read_records(records), &context(&dead_letters), &mut findings);
+    let (log, context) = (read_records(records), context(&dead_letters));
+    records::check_records(&log, &SERVICES, &context, &mut findings);
     findings.kinds()
 }
 
@@ -215,7 +217,7 @@ fn a_record_that_is_no_event_is_unknown_in_every_topic_also_without_subscribers(
             ("it has no ce_id", right().without_header("ce_id")),
             ("its ce_id is not a UUID", right().with_header("ce_id", "7")),
         ];
-        let is_read = !declaration::subscribers(topic).is_empty();
+        let is_read = !subscribers(topic).is_empty();
         for (why, wrong) in wrong {
             let log = read_records(std::slice::from_ref(&wrong));
             let [UnknownRecord { position: at, hash, reason }] = &log.unknown[..] else {

@@ -8,6 +8,7 @@ use events::saga_topics;
 
 use crate::checker::balances::Totals;
 use crate::checker::findings::Findings;
+use crate::checker::shipments::Shipments;
 use crate::checker::tally::Tally;
 use crate::checker::waivers::Waivers;
 use crate::format::format_hundredths;
@@ -21,6 +22,8 @@ pub struct Verdict {
     pub tally: Tally,
     pub money: Totals,
     pub stock: Totals,
+    /// In a stack that ships.
+    pub shipments: Option<Shipments>,
     pub records: u64,
     /// How many of the records an operator had republished.
     pub republished: u64,
@@ -116,6 +119,14 @@ impl Verdict {
     /// The rows that only some runs have.
     fn occasional_rows(&self) -> Vec<ReportRow> {
         let mut rows = Vec::new();
+        if let Some(Shipments { states, tasks, parcels }) = &self.shipments {
+            let parcels = parcels.map_or("an unknown number of".to_string(), group_digits);
+            rows.push(("shipments", by_name(states)));
+            rows.push((
+                "",
+                format!("{parcels} parcels at the carrier, {tasks} tasks wait for a person"),
+            ));
+        }
         if let Some(changes) = self.changes.map(group_digits) {
             rows.push((
                 "changes",

@@ -8,7 +8,7 @@ use launcher::Stack;
 use rdkafka::ClientConfig;
 use uuid::Uuid;
 
-use crate::stack_description::SERVICES;
+use crate::stack_description::{CARRIER, SHIPPING};
 
 /// Where clients reach each part of a stack.
 #[derive(Clone, Debug, Default)]
@@ -21,13 +21,18 @@ pub struct Addresses {
     pub registry: String,
     /// What certificates of a secured stack are checked against.
     pub ca: Option<PathBuf>,
+    /// The directory of the carrier's ledger, in a native stack that ships.
+    pub carrier_ledger: Option<PathBuf>,
 }
 
 impl Addresses {
     pub fn from_stack(stack: &Stack) -> Result<Addresses> {
+        let services = &stack.description().services;
         let each = |address: &dyn Fn(&str) -> Result<String>| -> Result<BTreeMap<String, String>> {
-            SERVICES.iter().map(|service| Ok((service.to_string(), address(service)?))).collect()
+            services.iter().map(|service| Ok((service.clone(), address(service)?))).collect()
         };
+        let ships = services.iter().any(|service| service == SHIPPING) && stack.is_native();
+        let ledger = ships.then(|| stack.directory().join(CARRIER).join("data"));
         Ok(Addresses {
             apis: each(&|service| stack.url(service))?,
             admins: each(&|service| stack.admin_url(service))?,
@@ -35,6 +40,7 @@ impl Addresses {
             kafka: stack.kafka_client()?,
             registry: stack.registry_url()?,
             ca: stack.ca_certificate()?,
+            carrier_ledger: ledger,
         })
     }
 

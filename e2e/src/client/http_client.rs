@@ -18,7 +18,6 @@ use crate::client::identity::Identity;
 use crate::client::order::{LineRequest, Order};
 use crate::client::outcome::{HttpResponse, Outcome, require_accepted};
 use crate::client::tokens::Tokens;
-use crate::stack_description::SERVICES;
 
 /// Longer than a service takes to respond with 503.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,7 +54,7 @@ impl Client {
     /// Updates the list of instances.
     pub fn refresh_instances(&self, stack: &Stack) -> Result<()> {
         let mut instances = BTreeMap::new();
-        for service in SERVICES {
+        for service in &stack.description().services {
             let names = stack.instances_of(service)?;
             let urls: Result<Vec<String>> = names.iter().map(|name| stack.url(name)).collect();
             instances.insert(service.to_string(), urls?);

@@ -11,7 +11,6 @@ use reqwest::Url;
 
 use crate::client::identity::Identity;
 use crate::client::tokens::Tokens;
-use crate::stack_description::SERVICES;
 
 /// Where the admin ports of another deployment are, its APIs, and the operator's access token there.
 const ADMIN_URLS: &str = "ADMIN_URLS";
@@ -41,7 +40,7 @@ impl Operator {
     pub fn for_stack(stack: &Stack) -> Result<Operator> {
         let addresses = |url: fn(&Stack, &str) -> Result<String>| -> Result<Addresses> {
             let mut all = Vec::new();
-            for service in SERVICES {
+            for service in &stack.description().services {
                 for name in stack.instances_of(service)? {
                     all.push(format!("{service}={}", url(stack, &name)?));
                 }

@@ -11,7 +11,7 @@ use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::stack_description::{SERVICES, checkout};
+use crate::stack_description::checkout;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -43,7 +43,7 @@ impl Prometheus {
         let mut exporters = vec![lag];
         let mut jobs = vec![services(stack)?, job("lag", vec![target(&lag_address, "")])];
         let mut databases = Vec::new();
-        for service in SERVICES {
+        for service in &stack.description().services {
             let (exporter, address) = start_postgres_exporter(stack, service, &directory).await?;
             exporters.push(exporter);
             databases.push(target(&address, service));
@@ -127,7 +127,7 @@ fn create_directory(stack: &Stack) -> Result<PathBuf> {
 
 fn services(stack: &Stack) -> Result<Value> {
     let mut targets = Vec::new();
-    for service in SERVICES {
+    for service in &stack.description().services {
         for instance in stack.instances_of(service)? {
             let url = stack.probe_url(&instance)?;
             let (_, address) = url.split_once("://").context("no scheme")?;

@@ -1,4 +1,4 @@
-//! Generates a new service: `make service NAME=shipping` writes `services/shipping` from the template, for
+//! Generates a new service: `make service NAME=loyalty` writes `services/loyalty` from the template, for
 //! `orders.confirmed`.
 //!
 //! Outside of the folder it adds the name to the list of services, to the crate that links them and to the readers of
@@ -185,25 +185,21 @@ mod tests {
     fn a_name_is_added_behind_the_others() {
         let root = checkout();
         for (file, text, line) in [
-            (SERVICE_LIST, with_service(&root, "shipping"), "    \"shipping\",\n]\n"),
+            (SERVICE_LIST, with_service(&root, "loyalty"), "    \"loyalty\",\n]\n"),
             (
                 MANIFEST,
-                with_dependency(&root, "shipping"),
-                "shipping = { path = \"../../services/shipping\" }\n\n[dev-dependencies]\n",
+                with_dependency(&root, "loyalty"),
+                "loyalty = { path = \"../../services/loyalty\" }\n\n[dev-dependencies]\n",
             ),
             (
                 SUBSCRIPTIONS,
-                with_subscription(&root, "shipping"),
-                "        (\"shipping\", shipping::handlers().topics()),\n    ])\n});\n",
+                with_subscription(&root, "loyalty"),
+                "        (\"loyalty\", loyalty::handlers().topics()),\n    ])\n});\n",
             ),
-            (EVENTS, with_reader(&root, "shipping"), "\"shipping\"))]\npub struct OrderConfirmed"),
+            (EVENTS, with_reader(&root, "loyalty"), "\"loyalty\"))]\npub struct OrderConfirmed"),
         ] {
             let text = text.unwrap();
-            assert_eq!(
-                text.matches("shipping").count(),
-                line.matches("shipping").count(),
-                "{file}"
-            );
+            assert_eq!(text.matches("loyalty").count(), line.matches("loyalty").count(), "{file}");
             assert!(text.contains(line), "{file}: {text}");
         }
     }

@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn an_invalid_or_reserved_name_is_refused_with_a_reason() {
         let root = checkout();
-        for name in ["", "Shipping", "cold storage", "cold_storage", "7up", "é", &"x".repeat(31)] {
+        for name in ["", "Loyalty", "cold storage", "cold_storage", "7up", "é", &"x".repeat(31)] {
             let refused = check_name(&root, name).unwrap_err().to_string();
             assert!(refused.contains("one word of lower-case letters"), "{refused}");
         }

@@ -4,6 +4,7 @@
 //! `runner.rs` has what all of them share.
 
 pub mod runner;
+pub mod shipping;
 pub mod order_faults;
 pub mod poison;
 pub mod redelivery;

@@ -9,7 +9,6 @@ use chassis::event::avro::{BODY_BYTES_MAX, frame};
 use chassis::event::{Event, Topic};
 use checker::record::RecordPosition;
 use chrono::Utc;
-use declaration::subscribers;
 use events::orders::OrderCreated;
 use events::participants::participants;
 use events::payments::{PaymentRefunded, PaymentVerified};
@@ -30,6 +29,7 @@ use crate::client::raw_record;
 use crate::client::sample_events::{POISON_KEY, encode, schema_id, valid_body, valid_headers};
 use crate::scenarios::order_faults::BAD_CONSTRAINT;
 use crate::stack_description::SERVICES;
+use crate::stack_description::subscribers;
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 

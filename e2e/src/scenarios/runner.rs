@@ -19,7 +19,7 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result};
 use checker::record::RecordPosition;
-use launcher::{ComponentState, Exit, Stack};
+use launcher::{ComponentState, Exit, Stack, StackDescription};
 use serde::{Deserialize, Serialize};
 
 use crate::checker::exits;
@@ -29,7 +29,6 @@ use crate::checker::run::{self, CheckOptions};
 use crate::checker::verdict::Verdict;
 use crate::client::http_client::Client;
 use crate::console::{print_line, print_lines, print_step};
-use crate::stack_description::stack_description;
 use crate::workload::load;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::options::Load;
@@ -195,10 +194,11 @@ pub async fn prove(
 /// Runs a scenario on a stack of its own, which is deleted if it held. It returns its report, and what it has shown if
 /// it held.
 pub async fn on_own_stack(
+    description: &StackDescription,
     kind: &str,
     scenario: impl AsyncFnOnce(&Stack) -> Result<(Report, String)>,
 ) -> Result<bool> {
-    let (stack, _lock) = Stack::for_exclusive_run(&stack_description(), kind).await?;
+    let (stack, _lock) = Stack::for_exclusive_run(description, kind).await?;
     let (report, held) = with_stack_restored(&stack, false, scenario(&stack)).await?;
     print_line(&format!("\nVERDICT  {kind}: {}.", report.verdict(&held)));
     if report.holds() {

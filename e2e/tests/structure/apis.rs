@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{read, services};
+use super::{programs, read};
 
 /// The descriptions of the admin port: what each service has, and what order adds.
 const ADMIN_DESCRIPTIONS: [&str; 2] =
@@ -16,7 +16,7 @@ fn description(path: &str) -> Value {
 
 /// The descriptions of all APIs, including that of the template, and of the admin port.
 fn descriptions() -> Vec<(String, Value)> {
-    let paths = services().into_iter().map(|service| format!("services/{service}/openapi.json"));
+    let paths = programs().into_iter().map(|service| format!("services/{service}/openapi.json"));
     let others = ["e2e/template/openapi.json"].into_iter().chain(ADMIN_DESCRIPTIONS);
     let paths = paths.chain(others.map(str::to_string));
     paths.map(|path| (path.clone(), description(&path))).collect()

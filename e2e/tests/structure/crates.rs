@@ -5,10 +5,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{deployables, read, root, services};
+use super::{deployables, programs, read, root};
 
 /// Every crate that is no service, with its folder.
-pub const CRATES: [(&str, &str); 16] = [
+pub const CRATES: [(&str, &str); 17] = [
     ("holdfast-derive", "shared/derive"),
     ("holdfast-messaging", "shared/messaging"),
     ("holdfast-host", "shared/host"),
@@ -25,6 +25,7 @@ pub const CRATES: [(&str, &str); 16] = [
     ("model", "e2e/model"),
     ("bench", "e2e/bench"),
     ("parcels", "e2e/test_service"),
+    ("carrier", "e2e/carrier"),
 ];
 
 /// What lies below `services/` and is no service of the saga: it has no database, and asks the services over HTTP.
@@ -74,15 +75,15 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     ] {
         assert_eq!(dependencies[name], on(depends), "{name}");
     }
-    for service in services() {
+    for service in programs() {
         let libraries = on(&["holdfast-chassis", "holdfast-testing (dev)", "events"]);
         // Those of an outage test, in a service of the template.
         let others = on(&["holdfast-checker (dev)", "holdfast-launcher (dev)"]);
         let own = dependencies[&service].difference(&others).cloned().collect::<BTreeSet<_>>();
         assert_eq!(own, libraries, "{service}");
     }
-    let linked = dependencies["declaration"].iter().filter(|it| services().contains(*it));
-    assert_eq!(linked.cloned().collect::<BTreeSet<_>>(), services(), "it links every service");
+    let linked = dependencies["declaration"].iter().filter(|it| programs().contains(*it));
+    assert_eq!(linked.cloned().collect::<BTreeSet<_>>(), programs(), "it links every service");
     let dependencies_of = |name: &str| dependencies[name].clone();
     let members: BTreeSet<String> = dependencies.keys().cloned().collect();
     let named = members.difference(&on(&CRATES.map(|(name, _)| name))).cloned().collect();
@@ -95,7 +96,7 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     assert_eq!(calling, ["declaration", "model"], "a service is known by its API and its events");
     let (own, others) = (deployables(), on(&WITHOUT_DATABASE));
     let saga: BTreeSet<String> = own.difference(&others).cloned().collect();
-    assert_eq!(services(), saga, "the native stack starts every service");
+    assert_eq!(programs(), saga, "the native stack can start every service");
     for name in WITHOUT_DATABASE {
         let libraries = on(&["holdfast-chassis", "holdfast-ops-client", "events"]);
         assert_eq!(dependencies_of(name), libraries, "{name}");

@@ -71,6 +71,7 @@ fn e2e() -> Imports {
 fn other_crates() -> impl Iterator<Item = Imports> {
     let folders = [
         "e2e/bench/src",
+        "e2e/carrier/src",
         "e2e/checker/src",
         "e2e/faults/src",
         "e2e/model",
@@ -78,6 +79,7 @@ fn other_crates() -> impl Iterator<Item = Imports> {
         "services/console/src",
         "services/order/src",
         "services/payment/src",
+        "services/shipping/src",
         "services/stock/src",
         "shared/chassis/src",
         "shared/contracts/src",

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::scenarios::crash_points;
-use e2e::stack_description::SERVICES;
+use e2e::stack_description::{SERVICES, SHIPPING};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -33,6 +33,11 @@ fn read(path: &str) -> String {
 /// Every service of the saga: a deployable with a database.
 fn services() -> BTreeSet<String> {
     SERVICES.into_iter().map(String::from).collect()
+}
+
+/// The same with those that only some stacks have.
+fn programs() -> BTreeSet<String> {
+    services().into_iter().chain([SHIPPING.to_string()]).collect()
 }
 
 /// Every crate below `services/`, by its folder: the services of the saga, and the control room. `java.rs` has those
@@ -100,7 +105,7 @@ fn without_tests(text: &str) -> String {
 /// so the older version would refuse every such request.
 #[test]
 fn no_prepared_statement_selects_all_columns_of_a_table() {
-    let folders = services().into_iter().map(|service| format!("services/{service}/src"));
+    let folders = programs().into_iter().map(|service| format!("services/{service}/src"));
     for folder in folders.chain(CHASSIS.map(String::from)).chain(["e2e/template".into()]) {
         for Source { path, code, .. } in sources(&folder) {
             for statement in code.split(';').filter(|it| !it.contains(".persistent(false)")) {

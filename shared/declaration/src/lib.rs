@@ -16,6 +16,7 @@ pub static SUBSCRIPTIONS: LazyLock<Subscriptions> = LazyLock::new(|| {
         ("order", order::handlers().topics()),
         ("payment", payment::handlers().topics()),
         ("stock", stock::handlers().topics()),
+        ("shipping", shipping::handlers().topics()),
     ])
 });
 

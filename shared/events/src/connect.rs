@@ -11,7 +11,7 @@ use contracts::grants::{Feature, Grant};
 
 use crate::insights::{ItemSales, OrderOutcomes};
 use crate::orders::OrderConfirmed;
-use crate::saga_topics;
+use crate::{saga_topics, shipments};
 
 /// Its name: that of its user and of its group.
 pub const NAME: &str = "connect";
@@ -79,7 +79,9 @@ fn worker() -> Vec<Grant> {
 
 /// Each publishes what its service publishes, with its position in the same transaction.
 fn outboxes() -> Vec<Grant> {
-    let services: BTreeSet<&str> = saga_topics().iter().map(|topic| topic.publisher).collect();
+    // The optional service has a relay always.
+    let services = saga_topics().iter().map(|topic| topic.publisher);
+    let services: BTreeSet<&str> = services.filter(|service| *service != shipments::NAME).collect();
     services.into_iter().flat_map(outbox).collect()
 }
 

@@ -13,6 +13,7 @@ pub mod insights;
 pub mod orders;
 pub mod participants;
 pub mod payments;
+pub mod shipments;
 pub mod stock;
 
 use std::sync::LazyLock;

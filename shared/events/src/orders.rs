@@ -52,7 +52,7 @@ pub struct OrderLine {
 
 /// Payment and stock both accepted the order, which is final.
 #[derive(Clone, Debug, PartialEq, Eq, Event, Serialize, Deserialize)]
-#[event(topic = "orders.confirmed", publisher = "order", key = "order_id", personal())]
+#[event(topic = "orders.confirmed", publisher = "order", key = "order_id", personal("shipping"))]
 pub struct OrderConfirmed {
     /// The order.
     pub order_id: Uuid,

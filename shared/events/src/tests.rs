@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::insights;
-use crate::{orders, orders::*, payments::*, saga_topics, stock::*, topics};
+use crate::{orders, orders::*, payments::*, saga_topics, shipments::*, stock::*, topics};
 
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas");
 
@@ -43,6 +43,15 @@ fn every_variant_is_a_symbol_of_its_schema() {
         DeclineReason::Unknown,
     ] {
         assert_matches_schema(&PaymentDeclined { order_id, reason, occurred_at });
+    }
+    for reason in [
+        FailReason::Refused,
+        FailReason::Lost,
+        FailReason::GivenUp,
+        FailReason::Cancelled,
+        FailReason::Unknown,
+    ] {
+        assert_matches_schema(&ShipmentFailed { order_id, reason, occurred_at });
     }
     for reason in [RejectReason::OutOfStock, RejectReason::NoSuchItem, RejectReason::Unknown] {
         let sku = "pen".to_string();

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::calls::{self, AfterTry, PendingCall};
+use crate::crash_point;
 use crate::db;
 use crate::db::lease::{Lease, with_query_timeout};
 use crate::event::Method;
@@ -116,9 +117,9 @@ impl TargetState {
     }
 
     /// Notes the end of a try.
-    fn end(&mut self, has_answered: bool, policy: &CallPolicy) {
+    fn end(&mut self, is_there: bool, policy: &CallPolicy) {
         self.under_way -= 1;
-        if has_answered {
+        if is_there {
             (self.failures, self.probe_at) = (0, None);
             return;
         }
@@ -176,7 +177,9 @@ impl CallLoop {
             }
             for (name, target) in &self.targets {
                 let state = states.entry(name).or_default();
-                for call in self.begin_tries(&mut lease.session, name, target, state).await? {
+                let begun = self.begin_tries(&mut lease.session, name, target, state).await?;
+                crash_point!("calls.begun", !begun.is_empty());
+                for call in begun {
                     state.under_way += 1;
                     under_way.push(self.perform(name, target, call));
                 }
@@ -185,9 +188,9 @@ impl CallLoop {
             tokio::pin!(poll);
             loop {
                 tokio::select! {
-                    Some((name, has_answered)) = under_way.next() => {
+                    Some((name, is_there)) = under_way.next() => {
                         let state = states.entry(name).or_default();
-                        state.end(has_answered, &self.targets[name].policy);
+                        state.end(is_there, &self.targets[name].policy);
                     }
                     () = &mut poll => break,
                     () = stop.cancelled() => break,
@@ -214,7 +217,7 @@ impl CallLoop {
         with_query_timeout(calls::begin_tries(db, name, limit, lost_after)).await
     }
 
-    /// Tries a call. Returns whether its target has answered.
+    /// Tries a call. Returns whether its target is there.
     async fn perform(
         &self,
         name: &'static str,
@@ -223,12 +226,13 @@ impl CallLoop {
     ) -> (&'static str, bool) {
         let began = Instant::now();
         let tried = target.performer.perform(&call).await;
+        crash_point!("calls.answered");
         let took = began.elapsed().as_secs_f64();
         let outcome = outcome_label(&tried);
         counter!("calls_tried_total", "call" => call.asked.name.clone(), "outcome" => outcome)
             .increment(1);
         histogram!("call_seconds", "call" => call.asked.name.clone()).record(took);
-        let has_answered = matches!(tried, Tried::Answered { status: ..500, .. });
+        let is_there = is_there(&tried);
         let after = after_try(&call, tried, &target.policy);
         if let AfterTry::Again { error, .. } | AfterTry::Unknown { error } = &after {
             let (name, key, tries) = (&call.asked.name, &call.asked.key, call.tries);
@@ -241,7 +245,7 @@ impl CallLoop {
                 call.asked.name, call.asked.key
             );
         }
-        (name, has_answered)
+        (name, is_there)
     }
 
     fn report(&self, oldest: &[(String, f64)]) {
@@ -252,6 +256,12 @@ impl CallLoop {
             gauge!("call_oldest_seconds", "target" => name.clone()).set(*seconds);
         }
     }
+}
+
+/// Whether the target has answered by itself. A 500 may be about the one call, and the others are of a gateway or of a
+/// target that cannot serve.
+fn is_there(tried: &Tried) -> bool {
+    matches!(tried, Tried::Answered { status, .. } if !matches!(status, 502..=504))
 }
 
 fn outcome_label(tried: &Tried) -> &'static str {
@@ -315,4 +325,46 @@ fn as_json(body: &[u8]) -> Value {
 fn detail(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     text.chars().filter(|c| *c != '\0').take(DETAIL_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16) -> Tried {
+        Tried::Answered { status, body: Vec::new(), retry_after: None }
+    }
+
+    #[test]
+    fn a_target_that_is_away_gets_one_probe_a_pause_until_it_answers() {
+        let policy = CallPolicy {
+            pause_min: Duration::from_secs(1),
+            pause_max: Duration::from_secs(4),
+            timeout: Duration::from_secs(1),
+            total_age: Duration::from_secs(60),
+            concurrency: 8,
+            is_final: is_final_status,
+        };
+        for (last, rooms) in [
+            (answered(503), [0, 1]),
+            (Tried::NotSent("refused".into()), [0, 1]),
+            (answered(500), [8, 8]),
+        ] {
+            let mut state = TargetState { under_way: 5, ..TargetState::default() };
+            assert_eq!(state.room(&policy), 3, "five of eight are under way");
+            for tried in
+                [answered(502), answered(503), answered(504), Tried::NoAnswer("late".into())]
+            {
+                state.end(is_there(&tried), &policy);
+            }
+            assert_eq!(state.room(&policy), 7, "four failures may be those of a few calls");
+            state.end(is_there(&last), &policy);
+            assert_eq!(state.room(&policy), rooms[0], "{last:?}");
+            state.probe_at = state.probe_at.map(|_| Instant::now());
+            assert_eq!(state.room(&policy), rooms[1], "{last:?}");
+            state.under_way = 1;
+            state.end(is_there(&answered(404)), &policy);
+            assert_eq!(state.room(&policy), 8, "it is back");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::crash_point;
 use crate::db::clock::newest_tick;
 use crate::db::operator_acts::{self, OperatorAct, OperatorActError};
 use crate::event::call::{CallChange, NewCall, PERSON, Request, target_of};
@@ -225,7 +226,9 @@ pub(crate) async fn end_try(
     if let Some(result) = heard.filter(|_| is_pending) {
         schedule_answer(&mut tx, &call.asked, kind_of(&result), &result).await?;
     }
+    crash_point!("calls.prepared");
     tx.commit().await?;
+    crash_point!("calls.committed");
     Ok(is_pending)
 }
 
@@ -437,6 +440,8 @@ pub async fn answer_task(
     schedule_answer(&mut tx, &asked, "answered", &json!(answer)).await?;
     let request = format!("{task_id}: {answer}: {reason}");
     operator_acts::insert(&mut tx, OperatorAct::AnswerTask, Some(&request), actor).await?;
+    crash_point!("tasks.prepared");
     tx.commit().await.map_err(OperatorActError::OutcomeUnknown)?;
+    crash_point!("tasks.committed");
     Ok(TaskAnswered::Answered(task))
 }

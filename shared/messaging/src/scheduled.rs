@@ -14,6 +14,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::crash_point;
 use crate::db;
 use crate::db::clock::newest_tick;
 use crate::db::operator_acts::OperatorActError;
@@ -187,18 +188,16 @@ pub struct DueRow {
 }
 
 impl DueRow {
-    /// A timer that nothing caused, for tests.
+    /// What nothing caused and is due now, for tests.
     #[doc(hidden)]
-    pub fn now<T: Timer>(event_id: Uuid, timer: &T) -> DueRow {
-        let SetTimer(change) = timer.at(Utc::now());
-        let setting = change.set.expect("it is set");
+    pub fn now(source: &str, key: String, event_id: Uuid, body: Value) -> DueRow {
         DueRow {
-            source: T::NAME.into(),
-            key: change.timer.key,
+            source: source.into(),
+            key,
             position: 1,
             event_id,
-            body: setting.body,
-            due_at: setting.due_at,
+            body,
+            due_at: Utc::now(),
             attempts: 0,
             age_seconds: 0.0,
             causation_id: None,
@@ -383,7 +382,9 @@ pub async fn receive(db: &PgPool, delivery: Delivery<'_>) -> Result<Received, Op
         .bind(DELIVERIES_MAX)
         .fetch_one(&mut *tx)
         .await?;
+    crash_point!("deliveries.prepared", !is_refused);
     tx.commit().await.map_err(OperatorActError::OutcomeUnknown)?;
+    crash_point!("deliveries.committed", !is_refused);
     Ok(if is_refused { Received::TooMany } else { Received::Stored })
 }
 

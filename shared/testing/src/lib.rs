@@ -5,6 +5,7 @@ mod access;
 mod client;
 mod event_producer;
 mod openapi;
+mod scheduled;
 mod statements;
 mod test_service;
 

@@ -10,15 +10,14 @@ use chassis::event::avro::Codec;
 use chassis::event::{Event, HandlerContext, HandlerResult, Outcome, Unprocessable};
 use chassis::http::commands::command_channel;
 use chassis::{
-    ChangeFeed, Commands, FeedEntry, Handlers, Heartbeats, Loads, RepublishSource, Timer,
-    UnitOfWork, books, db, testing,
+    ChangeFeed, Commands, FeedEntry, Handlers, Heartbeats, Loads, RepublishSource, UnitOfWork,
+    books, db, testing,
 };
 use chrono::{DateTime, Utc};
 use host::db::{migrate, pool};
 use messaging::dead_letter::ReasonKind;
 use messaging::flow::wakeups::Wakeups;
 use messaging::kafka::writer_schemas::WriterSchemas;
-use messaging::scheduled::DueRow;
 use messaging::transaction::events::apply_events;
 use messaging::transaction::failure::Failure;
 use messaging::transaction::incoming_record::IncomingRecord;
@@ -34,7 +33,7 @@ use crate::{TestClient, TestResponse};
 /// A service's database and the executors of its commands, without its loops to Kafka. The executors end when it is
 /// dropped.
 pub struct TestService<R: UnitOfWork> {
-    service: &'static str,
+    pub(crate) service: &'static str,
     wakeups: Arc<Wakeups>,
     _stop: DropGuard,
     /// The pool of the serving role, which may change rows and no tables, and no row of an append-only table.
@@ -103,41 +102,6 @@ impl<R: UnitOfWork> TestService<R> {
         Ok(self.event_ids_caused_by(&ids).await.split_off(before))
     }
 
-    /// Fires timers, each with its id, in one transaction, as if they had been set and were due. Returns the ids of the
-    /// events that were published in response.
-    ///
-    /// # Errors
-    /// The reason, if the handler found one of them unprocessable. Then the batch leaves nothing behind.
-    ///
-    /// # Panics
-    /// If the database refuses what the handler wrote.
-    pub async fn fire<T: Timer, O: Outcome + 'static>(
-        &self,
-        timers: &[(Uuid, &T)],
-        handler: fn(&T, &mut R, HandlerContext) -> HandlerResult<O>,
-    ) -> Result<Vec<Uuid>, Unprocessable>
-    where
-        R: Loads<T>,
-    {
-        let routes = Handlers::new().on_due(handler).into_router(self.service);
-        let due = timers.iter().map(|(event_id, timer)| DueRow::now(*event_id, *timer));
-        let items = due.map(|row| IncomingRecord { timer: None, ..routes.parse_due(row) });
-        let before = self.outbox_entries().await.len();
-        self.apply_items(&Vec::from_iter(items)).await?;
-        let published = self.outbox_entries().await.split_off(before);
-        Ok(published.into_iter().map(|(_, _, event_id)| event_id).collect())
-    }
-
-    /// The timers that are pending: name, key and when each is due.
-    pub async fn timers(&self) -> Vec<(String, String, DateTime<Utc>)> {
-        sqlx::query_as(
-            "select source, key, due_at from chassis.scheduled order by source, due_at, key",
-        )
-        .fetch_all(&self.db)
-        .await
-        .expect("the schedule")
-    }
-
     async fn apply<E: Event, O: Outcome + 'static>(
         &self,
         events: &[(Uuid, &E)],
@@ -156,7 +120,10 @@ impl<R: UnitOfWork> TestService<R> {
         self.apply_items(&items).await
     }
 
-    async fn apply_items(&self, items: &[IncomingRecord<R>]) -> Result<(), Unprocessable> {
+    pub(crate) async fn apply_items(
+        &self,
+        items: &[IncomingRecord<R>],
+    ) -> Result<(), Unprocessable> {
         let mut tx = db::begin(&self.db).await.expect("a transaction");
         let now = db::now(&mut tx).await.expect("the time");
         match apply_events(&mut tx, items, now, true, 1).await {

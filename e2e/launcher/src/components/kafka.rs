@@ -47,8 +47,13 @@ struct Kafka {
     name: String,
 }
 
-pub fn components(_description: &StackDescription) -> Vec<Component> {
-    let ports = vec![(KAFKA.to_string(), 1092), (CONTROLLER_PORT.to_string(), 1093)];
+/// The contracts name the users of optional services always, so each has its listener also in a stack without it.
+pub fn components(description: &StackDescription) -> Vec<Component> {
+    let all = description.of_stack(|_| true);
+    let listener =
+        |(service, position): (&String, u16)| (format!("{service}-kafka"), 1093 + position);
+    let own = [(KAFKA.to_string(), 1092), (CONTROLLER_PORT.to_string(), 1093)];
+    let ports = own.into_iter().chain(all.positions().map(listener)).collect();
     vec![Component { ports, ..broker(1) }]
 }
 

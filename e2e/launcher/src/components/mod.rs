@@ -12,17 +12,19 @@ pub mod connect_credentials;
 pub mod console;
 pub mod insights;
 pub mod kafka;
+pub mod outside;
 pub mod postgres;
 pub mod postgres_roles;
 pub mod registry;
 pub mod service;
 
 /// The components of each kind that a description allows.
-const KINDS: [fn(&StackDescription) -> Vec<Component>; 7] = [
+const KINDS: [fn(&StackDescription) -> Vec<Component>; 8] = [
     postgres::components,
     kafka::components,
     registry::components,
     service::components,
+    outside::components,
     connect::components,
     insights::components,
     console::components,
@@ -47,10 +49,10 @@ pub fn port_offsets(description: &StackDescription) -> Vec<PortOffset> {
     possible(description).iter().flat_map(|component| component.ports.clone()).collect()
 }
 
-/// The file names of all programs of a stack, as `/proc/<pid>/exe` shows them. A control room may be left that this
-/// description does not have.
+/// The file names of all programs of a stack, as `/proc/<pid>/exe` shows them. A control room or an optional service may
+/// be left that this description does not have.
 pub fn programs(description: &StackDescription) -> Vec<String> {
-    let description = StackDescription { console: true, ..description.clone() };
+    let description = StackDescription { console: true, ..description.of_stack(|_| true) };
     possible(&description).iter().map(|component| component.program.clone()).collect()
 }
 
@@ -131,8 +133,10 @@ mod tests {
 
     #[test]
     fn no_two_ports_are_the_same_and_each_component_listens_on_its_own() {
-        let stack = describe(&["a", "b"]);
+        let stack = describe(&["a", "b"]).of_stack(|_| true);
         let ports = Ports::new(&port_offsets(&stack));
+        let without = Ports::new(&port_offsets(&describe(&["a", "b"])));
+        assert!(without.get("extra-kafka").is_ok() && without.get("extra").is_err());
         let numbers: BTreeSet<u16> = ports.iter().map(|(_, port)| port).collect();
         assert_eq!(numbers.len(), ports.iter().count());
         for (name, port) in [("a", 8001), ("b-probe", 9002), ("a-admin", 9011), ("b-db", 54322)] {
@@ -141,8 +145,9 @@ mod tests {
         let listening = |name: &str| stack.component(name).unwrap().listens_on(&ports);
         assert_eq!(listening("a"), ["a", "a-probe", "a-admin"]);
         assert_eq!(listening("console"), ["console", "console-probe"]);
-        let kafka =
-            ["kafka", "kafka-controller", "a-kafka", "b-kafka", "connect-kafka", "sums-kafka"];
-        assert_eq!(listening("kafka"), kafka);
+        assert_eq!(listening("outside"), ["outside"]);
+        let own = ["kafka", "kafka-controller", "a-kafka", "b-kafka"];
+        let kafka = own.into_iter().chain(["connect-kafka", "extra-kafka", "sums-kafka"]);
+        assert!(listening("kafka").into_iter().eq(kafka));
     }
 }

@@ -49,7 +49,7 @@ pub fn components(description: &StackDescription) -> Vec<Component> {
             ..Component::new(&name, "postgres", Stage::Infrastructure, kind)
         }
     };
-    description.services.iter().zip(1..).map(database).collect()
+    description.positions().map(database).collect()
 }
 
 impl Postgres {

@@ -20,28 +20,36 @@ const INSTANCE_PORT_STEP: u16 = 100;
 struct Service {
     service: String,
     name: String,
+    /// The system outside that it calls, if it is optional.
+    calls: Option<String>,
 }
 
 pub fn components(description: &StackDescription) -> Vec<Component> {
     let first = |(service, position): (&String, u16)| {
         let port = |end: &str, offset: u16| (format!("{service}{end}"), offset + position);
-        let ports = [("", 0), ("-probe", 1000), ("-admin", 1010), ("-kafka", 1093)];
+        let ports = [("", 0), ("-probe", 1000), ("-admin", 1010)];
         let ports = ports.map(|(end, offset)| port(end, offset)).to_vec();
-        Component { ports, ..instance(service, 1) }
+        Component { ports, ..instance(description, service, 1) }
     };
-    description.services.iter().zip(1..).map(first).collect()
+    description.positions().map(first).collect()
 }
 
 /// The instance of this name, such as `shop-2`, if there is such a service.
 pub fn further_instance(description: &StackDescription, name: &str) -> Option<Component> {
     let (service, number) = name.split_once('-')?;
     let number = number.parse().ok().filter(|number| *number >= 2)?;
-    description.services.iter().any(|it| it == service).then(|| instance(service, number))
+    description
+        .services
+        .iter()
+        .any(|it| it == service)
+        .then(|| instance(description, service, number))
 }
 
-fn instance(service: &str, number: u16) -> Component {
+fn instance(description: &StackDescription, service: &str, number: u16) -> Component {
     let name = instance_name(service, number);
-    let kind = Service { service: service.to_string(), name: name.clone() };
+    let optional = description.optional_parts().find(|(it, _)| it.name == service);
+    let calls = optional.map(|(it, _)| it.calls.clone());
+    let kind = Service { service: service.to_string(), name: name.clone(), calls };
     Component {
         // A variable of one instance goes before that of its service.
         names_in_settings: vec![service.to_string(), name.clone()],
@@ -88,6 +96,9 @@ impl Kind for Service {
         ]);
         own.extend(state.variables_of_client(&self.service)?);
         own.extend(state.database_variables(&self.service)?);
+        if let Some(system) = &self.calls {
+            own.extend(state.variables_of_caller(system)?);
+        }
         Ok(own)
     }
 

@@ -45,6 +45,14 @@ impl Secrets {
     pub fn distribute(&self, description: &StackDescription, into: &Path) -> Result<()> {
         self.create()?;
         let container = |name: &str, user| Container::create(self, into.join(name), user);
+        // A container without its service has no use for them, and they do no harm there.
+        let description = description.of_stack(|_| true);
+        for (optional, _) in description.optional_parts() {
+            let secret = self.webhook_secret(&optional.calls)?;
+            for name in [&optional.name, &optional.calls] {
+                container(name, PROGRAM)?.add("webhook-secret", secret.as_bytes())?;
+            }
+        }
         for service in &description.services {
             container(service, PROGRAM)?.add_service(service)?;
             let migrations = container(&format!("{service}-migrations"), PROGRAM)?;

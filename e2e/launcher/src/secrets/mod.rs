@@ -125,6 +125,12 @@ impl Secrets {
         Ok(file)
     }
 
+    /// What signs the webhooks of a system outside, in the form of Standard Webhooks: the letters and digits of a password
+    /// are base64.
+    pub fn webhook_secret(&self, system: &str) -> Result<String> {
+        Ok(format!("whsec_{}", self.password(&format!("{system}-webhooks"))?))
+    }
+
     /// Replaces the password of a user by a new one, and returns it.
     pub fn renew_password(&self, user: &str) -> Result<String> {
         let password = new_password();

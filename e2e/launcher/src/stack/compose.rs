@@ -72,8 +72,9 @@ impl Compose {
         // Its file cannot calculate.
         let is_moved = variable(BASE_VARIABLE).is_some();
         ensure!(!is_moved, "{BASE_VARIABLE} moves the native stack: move single ports of this one");
+        let description = description.of_stack(|_| false);
         let password = variable("POSTGRES_PASSWORD").unwrap_or_else(|| description.project.clone());
-        let ports = Ports::from_environment(&port_offsets(description), None)?;
+        let ports = Ports::from_environment(&port_offsets(&description), None)?;
         let secure = description.secure && !is_external;
         let secrets = description.state_directory()?.join("compose-secrets");
         let state = StackState {
@@ -82,7 +83,7 @@ impl Compose {
             database_password: (!secure).then_some(password),
             ..StackState::new(ports)
         };
-        Ok(Some(Self { description: description.clone(), state, is_external }))
+        Ok(Some(Self { description, state, is_external }))
     }
 
     /// Builds what has changed, starts what does not run, and returns when every container is

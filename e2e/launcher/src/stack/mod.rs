@@ -66,6 +66,11 @@ impl Stack {
                 "the stack in {} is running with another value of SECURE: stop it first",
                 stack.directory().display()
             );
+        } else if let Some(further) = stack.further_service() {
+            bail!(
+                "the stack in {} is running without {further}: stop it first",
+                stack.directory().display()
+            );
         } else if let Some(moved) = stack.state()?.ports.first_difference(&ports) {
             bail!(
                 "the stack in {} is running with another value than {moved}: stop it first",
@@ -83,7 +88,9 @@ impl Stack {
         description: &StackDescription,
         directory: impl Into<PathBuf>,
     ) -> Result<Self> {
-        Ok(Self::new(description, directory, Ports::free(&port_offsets(description))?)?.quiet())
+        let stack = Self::at(description, directory, None)?;
+        let ports = Ports::free(&port_offsets(stack.description()))?;
+        Ok(Self::new(description, stack.directory(), ports)?.quiet())
     }
 
     /// A native stack that was created before, without output of progress.
@@ -101,14 +108,11 @@ impl Stack {
         directory: impl Into<PathBuf>,
         compose: Option<Compose>,
     ) -> Result<Self> {
+        let directory = directory.into();
+        let saved = saved_ports(&directory).filter(|_| compose.is_none()).unwrap_or_default();
+        let description = description.of_stack(|name| saved.get(name).is_ok());
         description.check()?;
-        Ok(Self {
-            description: description.clone(),
-            directory: directory.into(),
-            quiet: false,
-            ephemeral: false,
-            compose,
-        })
+        Ok(Self { description, directory, quiet: false, ephemeral: false, compose })
     }
 
     /// Prints no progress.
@@ -117,7 +121,14 @@ impl Stack {
         self
     }
 
-    /// What the stack consists of.
+    /// An optional service that the stack is to have, and was created without.
+    fn further_service(&self) -> Option<String> {
+        let saved = saved_ports(self.directory())?;
+        let mut optional = self.description.optional_parts().map(|(it, _)| it.name.clone());
+        optional.find(|name| saved.get(name).is_err())
+    }
+
+    /// What the stack consists of, with the optional services that it has.
     pub fn description(&self) -> &StackDescription {
         &self.description
     }
@@ -141,6 +152,12 @@ impl Stack {
     pub(crate) fn component(&self, name: &str) -> Result<Component> {
         self.description.component(name)
     }
+}
+
+/// The ports of a stack as they were saved, if there is one.
+fn saved_ports(directory: &Path) -> Option<Ports> {
+    let text = fs::read(directory.join("state.json")).ok()?;
+    Some(serde_json::from_slice::<StackState>(&text).ok()?.ports)
 }
 
 /// The saved state of the stack.

@@ -34,7 +34,7 @@ impl Stack {
         let is_there = stack.directory().join("state.json").exists();
         let running = is_there.then(|| stack.ports()).transpose()?;
         let running = running.filter(|_| stack.is_any_running());
-        let ports = Ports::from_environment(&port_offsets(description), running)?;
+        let ports = Ports::from_environment(&port_offsets(stack.description()), running)?;
         Self::new(description, stack.directory(), ports)
     }
 

@@ -44,6 +44,16 @@ impl StackState {
         Ok(client)
     }
 
+    /// The variables of a service that calls a system outside.
+    pub fn variables_of_caller(&self, system: &str) -> Result<Variables> {
+        let name = |end: &str| format!("{}_{end}", system.to_uppercase());
+        Ok(Variables::from([
+            (name("URL"), format!("http://{}", self.address(system)?)),
+            (name("KEY_HOURS"), "24".to_string()),
+            (name("WEBHOOK_SECRET"), self.secrets()?.webhook_secret(system)?),
+        ]))
+    }
+
     /// A client of HTTP servers of the stack. In a secured stack with Kafka Connect it presents what the API of the
     /// worker asks for.
     pub fn http_client(&self) -> Result<ClientBuilder> {

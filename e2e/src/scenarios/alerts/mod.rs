@@ -19,6 +19,7 @@ use crate::console::{print_line, print_lines};
 use crate::monitoring::server::Prometheus;
 use crate::monitoring::{rule_file_with_tenths, rules};
 use crate::scenarios::runner::{Report, Run, on_own_stack};
+use crate::stack_description::stack_description;
 use crate::workload::load;
 use crate::workload::options::Load;
 
@@ -47,7 +48,7 @@ type AlertRow = [String; 5];
 
 /// Runs `e2e alerts` on a stack of its own, which is deleted if every alert fired and resolved.
 pub async fn command(options: &AlertOptions) -> Result<bool> {
-    on_own_stack("alerts", async |stack| run(stack, options).await).await
+    on_own_stack(&stack_description(), "alerts", async |stack| run(stack, options).await).await
 }
 
 async fn run(stack: &Stack, options: &AlertOptions) -> Result<(Report, String)> {

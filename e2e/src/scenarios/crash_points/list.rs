@@ -56,9 +56,22 @@ pub const REVOKE: [&str; 1] = ["group.revoked"];
 /// Timers that are due: all written, committed.
 pub const SCHEDULER: [&str; 2] = ["scheduler.prepared", "scheduler.committed"];
 
+/// An outside call: its try begun, answered, what follows written, committed. A delivery of a webhook and the answer to a
+/// task: written, committed.
+pub const OUTSIDE: [&str; 8] = [
+    "calls.begun",
+    "calls.answered",
+    "calls.prepared",
+    "calls.committed",
+    "deliveries.prepared",
+    "deliveries.committed",
+    "tasks.prepared",
+    "tasks.committed",
+];
+
 /// All of them, each once.
 pub fn all() -> Vec<&'static str> {
-    let lists: [&[&str]; 9] = [
+    let lists: [&[&str]; 10] = [
         &COMMANDS,
         &RELAY,
         &CONSUMER,
@@ -68,6 +81,7 @@ pub fn all() -> Vec<&'static str> {
         &MIGRATE,
         &STOP,
         &SCHEDULER,
+        &OUTSIDE,
     ];
     lists.concat().into_iter().chain(REVOKE).collect()
 }

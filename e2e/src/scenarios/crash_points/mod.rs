@@ -31,6 +31,8 @@ use crate::client::http_client::Client;
 use crate::console::{print_line, print_lines, seconds};
 use crate::scenarios::order_faults::DEADLINE_VARIABLE;
 use crate::scenarios::runner::{Report, Run, on_own_stack};
+use crate::scenarios::shipping;
+use crate::stack_description::{SHIPPING, with_shipping};
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::seed;
 
@@ -74,7 +76,7 @@ pub struct CrashPointReport {
 
 /// Runs `e2e crash-points` on a stack of its own, which is deleted if the run held.
 pub async fn command(options: &CrashPointOptions) -> Result<bool> {
-    on_own_stack("crash-points", async |stack| {
+    on_own_stack(&with_shipping(), "crash-points", async |stack| {
         let CrashPointReport { report, held, table } = run(stack, options).await?;
         print_line("");
         print_lines(&table);
@@ -87,7 +89,7 @@ pub async fn command(options: &CrashPointOptions) -> Result<bool> {
 pub async fn run(stack: &Stack, options: &CrashPointOptions) -> Result<CrashPointReport> {
     let (began, seed) = (Instant::now(), options.seed.unwrap_or_else(rand::random));
     let (ordinary, programs) = (directories::programs_directory()?, programs()?);
-    for service in ARMED_SERVICES {
+    for service in services(stack) {
         let built = |directory: &Path| directory.join(service).metadata().ok()?.modified().ok();
         ensure!(
             built(&programs) >= built(&ordinary),
@@ -148,6 +150,10 @@ async fn run_rounds(crashing: &mut CrashPointRun<'_>, loops_only: bool) -> Resul
         crashing.run.step("Services are killed while they stop");
         crashing.kill_stops().await?;
     }
+    if crashing.clients_were_served() && shipping::ships(crashing.run.stack) {
+        crashing.run.step("Shipping is killed while it calls, hears and asks");
+        crashing.kill_outside().await?;
+    }
     if crashing.clients_were_served() {
         crashing.run.step("Services are killed while partitions move");
         crashing.kill_revocations().await?;
@@ -155,9 +161,14 @@ async fn run_rounds(crashing: &mut CrashPointRun<'_>, loops_only: bool) -> Resul
     Ok(())
 }
 
+/// The services that are armed in a round.
+fn services(stack: &Stack) -> impl Iterator<Item = &'static str> {
+    ARMED_SERVICES.into_iter().chain([SHIPPING].into_iter().filter(|_| shipping::ships(stack)))
+}
+
 /// Starts every component with no point armed.
 async fn restore(stack: &Stack) -> Result<()> {
-    for service in ARMED_SERVICES {
+    for service in services(stack) {
         stack.set_environment(service, list::POINTS_VARIABLE, None)?;
         stack.set_environment(service, DEADLINE_VARIABLE, None)?;
         stack.stop(service).await?;
@@ -206,20 +217,22 @@ fn unexpected_exits(killed: impl Iterator<Item = u32>, exits: &[Exit]) -> Vec<St
     failures
 }
 
+const COLUMNS: [&str; 4] = [ARMED_SERVICES[0], ARMED_SERVICES[1], ARMED_SERVICES[2], SHIPPING];
+
 /// Every point with the hits that killed each service.
 fn table(all: &[PointResult]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let firsts = all.iter().filter(|row| seen.insert((row.round, row.point)));
     let rows = firsts.map(|PointResult { round, point, .. }| {
-        let [first, second, third] = ARMED_SERVICES.map(|service| {
+        let [first, second, third, fourth] = COLUMNS.map(|service| {
             let is =
                 |row: &&PointResult| (row.round, row.point, row.service) == (round, point, service);
             all.iter().find(is).map_or("-".to_string(), PointResult::cell)
         });
-        [round.to_string(), point.to_string(), first, second, third]
+        [round.to_string(), point.to_string(), first, second, third, fourth]
     });
-    let [first, second, third] = ARMED_SERVICES;
-    format_table(["ROUND", "POINT", first, second, third], &[], rows)
+    let [first, second, third, fourth] = COLUMNS;
+    format_table(["ROUND", "POINT", first, second, third, fourth], &[], rows)
 }
 
 #[cfg(test)]

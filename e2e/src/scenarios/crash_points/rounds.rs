@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chassis::db::scheduled::TIMER_BATCH_MAX;
+use checker::Sources;
 use checker::record::RecordPosition;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -13,12 +14,16 @@ use tokio::time::{Instant, sleep};
 
 use super::armed_service::{self, ArmedService, PointResult};
 use super::background_commands::BackgroundCommands;
-use super::list::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, SCHEDULER, STOP};
+use super::list::{COMMANDS, CONSUMER, MIGRATE, OUTSIDE, RELAY, REVOKE, SCHEDULER, STOP};
+use crate::checker::shipments;
+use crate::checker::sources::system;
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
 use crate::console::print_line;
 use crate::scenarios::order_faults::DEADLINE_VARIABLE;
 use crate::scenarios::runner::Run;
+use crate::scenarios::shipping::{self, Lies};
+use crate::stack_description::{CARRIER, SHIPPING};
 use crate::workload::load;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::options::Load;
@@ -195,6 +200,41 @@ impl<'a> CrashPointRun<'a> {
         })
         .await?;
         stack.set_instances(1).await?;
+        self.add_kills(&armed)
+    }
+
+    /// The calls of shipping to a carrier that lies, its webhooks, and the answers of an operator.
+    pub async fn kill_outside(&mut self) -> Result<()> {
+        let stack = self.run.stack;
+        let lies = Lies::begin(stack).await?;
+        // Parcels that are on their way for long, and a shipment that is asked about often: tasks.
+        let settings = [(CARRIER, "DELIVER_SECONDS", "8"), (SHIPPING, "NEWS_SECONDS", "1")];
+        for (name, variable, value) in settings {
+            stack.set_environment(name, variable, Some(value))?;
+        }
+        stack.start(CARRIER).await?;
+        let armed = self.arm("outside", &[SHIPPING], &OUTSIDE, self.hits)?;
+        let (client, killed) = (self.run.client.clone(), kill_all(&armed, self.timeout));
+        self.load_while(BACKGROUND_RATE, async {
+            tokio::select! {
+                killed = killed => killed,
+                failed = shipping::answer_tasks(stack, &client) => match failed? {},
+            }
+        })
+        .await?;
+        // A shipment that waits for news with the usual settings would wait for an hour.
+        let sources = Sources::connect(&system(&self.run.client)).await?;
+        let ledger = self.run.client.addresses.carrier_ledger.as_deref();
+        eventually("every shipment to end", STEP_TIMEOUT, async || {
+            let open = shipments::under_way(&sources, ledger).await?;
+            ensure!(open.is_empty(), "{open:?}");
+            Ok(())
+        })
+        .await?;
+        for (name, variable, _) in settings {
+            stack.set_environment(name, variable, None)?;
+        }
+        lies.end().await?;
         self.add_kills(&armed)
     }
 

@@ -23,6 +23,7 @@ use crate::checker::run;
 use crate::client::http_client::Client;
 use crate::console::{print_line, print_lines};
 use crate::scenarios::runner::{Report, Run, on_stack};
+use crate::scenarios::shipping::{self, Lies};
 use crate::stack_description::SERVICES;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::{Stall, StallDetector};
@@ -50,7 +51,9 @@ pub async fn run(stack: &Stack, options: &OutageOptions) -> Result<bool> {
         if grows {
             stack.set_instances(2).await?;
         }
+        let lies = Lies::begin(stack).await?;
         let reports = run_all(stack, options).await;
+        lies.end().await?;
         if grows {
             stack.set_instances(1).await?;
         }
@@ -112,6 +115,7 @@ pub async fn run_one(stack: &Stack, client: &Client, outage: &Outage) -> Result<
     let (summary, (found_dead, drain)) = tokio::select! {
         loaded = run.load(&outage.load, kill_in_turn(stack, outage, &databases)) => loaded?,
         ended = watch(detector.as_mut(), &databases) => match ended? {},
+        ended = shipping::cancel_some(stack, client) => match ended? {},
     };
     run.report.violations.extend(found_dead);
     expect_clients(outage, &summary, &mut run.report);
@@ -126,7 +130,7 @@ pub async fn run_one(stack: &Stack, client: &Client, outage: &Outage) -> Result<
             database.evaluate(&mut run.report).await?;
         }
     }
-    let options = run::CheckOptions::default();
+    let options = run::CheckOptions { timeout: shipping::check_timeout(client) };
     let verdict = run.check(&options, Some(&expected)).await?;
     run.report.require(!outage.catches_up || verdict.dead_letters_waiting == 0, || {
         format!("{} dead letters wait", verdict.dead_letters_waiting)

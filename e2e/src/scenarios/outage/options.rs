@@ -26,7 +26,7 @@ const LOAD_TAIL_RATIO: f64 = 0.6;
 /// An outage.
 #[derive(Clone, Debug, clap::Args)]
 pub struct OutageOptions {
-    /// The victim: a component, `all` (each component, one after the other), or `instances` (two of
+    /// The victim: a component, several that are killed in turn (`a,b`), `all` (each component, one after the other), or `instances` (two of
     /// each service run, and one of them is killed every five seconds)
     pub victim: String,
     /// Orders a second
@@ -102,7 +102,10 @@ impl OutageOptions {
                 let nth = |nth| instances.iter().filter_map(move |of: &Vec<String>| of.get(nth));
                 vec![(0..2).flat_map(nth).cloned().collect()]
             }
-            one => vec![vec![stack.description().component(one)?.to_string()]],
+            some => {
+                let component = |name| Ok(stack.description().component(name)?.to_string());
+                vec![some.split(',').map(component).collect::<Result<_>>()?]
+            }
         };
         let is_redundant = self.victim == INSTANCES;
         let (load_duration, downtime) = if is_redundant { (60, 2) } else { (90, 5) };

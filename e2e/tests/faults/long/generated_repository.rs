@@ -150,6 +150,7 @@ async fn upgrade_and_roll_back(root: &Path, older: &Path, newer: &Path) -> Resul
         contracts_program: Some("contracts".to_string()),
         console: false,
         stream_processors: Vec::new(),
+        optional_services: Vec::new(),
         secure: false,
     };
     let stack = Stack::ephemeral(&description)?;

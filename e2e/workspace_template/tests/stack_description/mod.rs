@@ -15,6 +15,7 @@ pub fn stack_description() -> StackDescription {
         contracts_program: Some("contracts".to_string()),
         console: false,
         stream_processors: Vec::new(),
+        optional_services: Vec::new(),
         secure: false,
     }
 }
