@@ -11,7 +11,7 @@ const MESSAGING: [&[&str]; 6] = [
     &["crash_point", "integer", "telemetry", "flow"],
     &["event", "db", "kafka"],
     &["unit_of_work"],
-    &["outbox", "dead_letter", "inbox", "scheduled", "calls"],
+    &["outbox", "dead_letter", "inbox", "scheduled", "deliveries", "calls", "tasks"],
     &["transaction"],
     &["commands", "consumer", "call_loop"],
 ];

@@ -29,7 +29,11 @@ pub mod dead_letter;
 pub mod inbox;
 pub mod scheduled;
 #[doc(hidden)]
+pub mod deliveries;
+#[doc(hidden)]
 pub mod calls;
+#[doc(hidden)]
+pub mod tasks;
 
 #[doc(hidden)]
 pub mod transaction;

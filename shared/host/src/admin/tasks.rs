@@ -2,8 +2,9 @@
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use messaging::calls::{self, OpenTaskSummary, TaskAnswered};
+
 use messaging::db::operator_acts::OperatorActError;
+use messaging::tasks::{self, OpenTaskSummary, TaskAnswered};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -37,7 +38,7 @@ async fn list_tasks(
     State(db): State<PgPool>,
     Query(ListQuery { limit }): Query<ListQuery>,
 ) -> Result<Json<Tasks>, Problem> {
-    let tasks = calls::list_tasks(&db, limit.query_limit() - 1).await?;
+    let tasks = tasks::list(&db, limit.query_limit() - 1).await?;
     Ok(Json(Tasks { read_at: Utc::now(), tasks }))
 }
 
@@ -69,7 +70,7 @@ async fn answer_task(
     Json(request): Json<AnswerRequest>,
 ) -> Result<Json<OpenTaskSummary>, Problem> {
     let (answer, reason) = (&request.answer, check_reason(&request.reason)?);
-    let answered = calls::answer_task(&db, task_id, answer, reason, actor.subject());
+    let answered = tasks::answer(&db, task_id, answer, reason, actor.subject());
     let answered: Result<_, OperatorActError> = answered.await;
     match answered? {
         TaskAnswered::Answered(task) => Ok(Json(task)),

@@ -16,8 +16,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
 use messaging::db::operator_acts::OperatorActError;
+use messaging::deliveries::{self, Delivery, Received};
 use messaging::event::{TimerKey, WEBHOOK_PREFIX, Webhook};
-use messaging::scheduled::{self, Delivery, Received};
 use messaging::telemetry;
 use metrics::counter;
 use openssl::hash::MessageDigest;
@@ -266,7 +266,7 @@ async fn receive(
     let trace = telemetry::with_trace(&Context::current());
     let awaited_by = (source.awaited_by)(body);
     let delivery = Delivery { name: source.name, id: &id, body, awaited_by, trace: &trace };
-    let received = scheduled::receive(&db, delivery).await.map_err(|error| match error {
+    let received = deliveries::receive(&db, delivery).await.map_err(|error| match error {
         OperatorActError::NotStored(error) => Problem::from(error),
         OperatorActError::OutcomeUnknown(_) => {
             Problem::unavailable("It is unknown whether the delivery is stored: send it again.")

@@ -10,8 +10,9 @@ use axum::http::Request;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{TimeDelta, Utc};
+use messaging::deliveries::DELIVERIES_MAX;
 use messaging::event::{Timer, TimerKey, Webhook, response_id};
-use messaging::scheduled::{self, DELIVERIES_MAX};
+use messaging::scheduled;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 

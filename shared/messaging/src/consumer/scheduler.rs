@@ -14,7 +14,6 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::calls;
 use crate::consumer::circuit_breaker::CircuitBreaker;
 use crate::consumer::commit::{CommittedPart, log_dead_letters};
 use crate::consumer::lag::ConsumerLag;
@@ -31,6 +30,7 @@ use crate::event::TASK_PREFIX;
 use crate::event::timer::Guard;
 use crate::flow::backoff::RetryBackoff;
 use crate::scheduled::{self, DueRow, Ready, TIMER_BATCH_MAX};
+use crate::tasks;
 use crate::transaction::WorkItem;
 use crate::transaction::events::apply_events;
 use crate::transaction::failure::{Failure, Next};
@@ -354,7 +354,7 @@ impl<'a, R: UnitOfWork> Scheduler<'a, R> {
         let oldest = with_query_timeout(scheduled::oldest(db)).await?;
         self.report(&oldest);
         if self.resources.router.has_any(TASK_PREFIX) {
-            let oldest = with_query_timeout(calls::oldest_task(db)).await?;
+            let oldest = with_query_timeout(tasks::oldest(db)).await?;
             gauge!("task_oldest_seconds").set(oldest);
         }
         Ok(())
