@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use chassis::event::Topic;
-use launcher::{OptionalService, StackDescription, is_on};
+use launcher::{OptionalService, Stack, StackDescription, is_on};
 
 const LIST: &[&str] = &include!("../../services/list.rs");
 
@@ -42,6 +42,11 @@ pub fn with_shipping() -> StackDescription {
     let mut description = stack_description();
     description.optional_services.iter_mut().for_each(|it| it.is_wanted = true);
     description
+}
+
+/// Whether the launcher runs shipping and its carrier for a stack.
+pub fn ships(stack: &Stack) -> bool {
+    stack.is_native() && stack.description().services.iter().any(|service| service == SHIPPING)
 }
 
 /// The services of the saga that consume a topic.

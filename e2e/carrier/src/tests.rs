@@ -1,4 +1,7 @@
-//! An honest carrier, each lie at rate 1, and restarts.
+//! An honest carrier, each lie of an answer at rate 1, and restarts. This file has what the others share.
+
+mod webhooks;
+mod draws;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -321,97 +324,6 @@ async fn a_dropped_connection_ends_before_the_answer() {
     assert_eq!(list(&carrier, ORDER).await.0, 200);
 }
 
-/// A carrier that delivered one parcel and tells these lies about webhooks, and what its receiver got.
-async fn delivered(lies: Lies, status: u16, webhooks: usize) -> (Vec<Parcel>, Vec<Received>) {
-    let directory = directory();
-    let mut settings = Settings { lies, ..quick(directory.path()) };
-    settings.old_secret = Some(parse_secret(OLD_SECRET).unwrap());
-    settings.webhook_delay_max = Duration::from_secs(1);
-    let receiver = Receiver::start(status, &mut settings).await;
-    let carrier = Carrier::start(settings).await.unwrap();
-    book(&carrier, ORDER, "key").await;
-    reported(&directory, webhooks).await;
-    (parcels(&directory), receiver.received())
-}
-
-#[tokio::test]
-async fn a_lost_webhook_is_never_sent() {
-    let lies = Lies { webhook_lost: 1.0, ..Lies::all(0.0) };
-    let (parcels, received) = delivered(lies, 204, 2).await;
-    assert!(received.is_empty());
-    assert!(parcels[0].webhooks.iter().all(|it| it.state == WebhookState::Lost));
-}
-
-#[tokio::test]
-async fn a_doubled_webhook_arrives_twice_with_one_id() {
-    let lies = Lies { webhook_doubled: 1.0, ..Lies::all(0.0) };
-    let (_, received) = delivered(lies, 204, 2).await;
-    let ids: Vec<&str> = received.iter().map(|it| &*it.id).collect();
-    assert!(ids.len() == 4 && ids[0] == ids[1] && ids[2] == ids[3] && ids[1] != ids[2], "{ids:?}");
-}
-
-#[tokio::test]
-async fn a_delayed_webhook_is_sent_after_its_delay() {
-    let lies = Lies { webhook_delayed: 1.0, ..Lies::all(0.0) };
-    let (parcels, _) = delivered(lies, 204, 2).await;
-    for (number, webhook) in parcels[0].webhooks.iter().enumerate() {
-        let fraction = lies.draw(0, Lie::WebhookDelayed, ORDER, number as u64).unwrap();
-        let delay = (webhook.send_at - webhook.occurred_at).to_std().unwrap();
-        assert_eq!(delay, Duration::from_secs(1).mul_f64(fraction));
-        assert!(Utc::now() >= webhook.send_at);
-    }
-}
-
-#[tokio::test]
-async fn a_reordered_webhook_arrives_after_that_of_the_end() {
-    let lies = Lies { webhook_reordered: 1.0, ..Lies::all(0.0) };
-    let (_, received) = delivered(lies, 204, 2).await;
-    let kinds: Vec<String> = received.iter().map(Received::kind).collect();
-    assert_eq!(kinds, ["parcel.delivered", "parcel.collected"]);
-}
-
-#[tokio::test]
-async fn an_old_secret_signs_webhooks() {
-    let lies = Lies { webhook_old_secret: 1.0, ..Lies::all(0.0) };
-    let (_, received) = delivered(lies, 204, 2).await;
-    assert_eq!(received.len(), 2);
-    assert!(received.iter().all(|it| it.is_signed_with(OLD_SECRET) && !it.is_signed_with(SECRET)));
-    let directory = directory();
-    let mut settings = Settings { lies, ..quick(directory.path()) };
-    let _receiver = Receiver::start(204, &mut settings).await;
-    settings.secret = None;
-    assert!(Carrier::start(settings).await.is_err(), "it has no secret");
-}
-
-#[tokio::test]
-async fn a_forged_webhook_says_lost_and_is_sent_until_anything_answers() {
-    let lies = Lies { webhook_forged: 1.0, ..Lies::all(0.0) };
-    for (status, state) in [(204, WebhookState::Acknowledged), (401, WebhookState::GivenUp)] {
-        let (parcels, received) = delivered(lies, status, 4).await;
-        let (forged, true_ones): (Vec<_>, Vec<_>) =
-            received.iter().partition(|it| !it.is_signed_with(SECRET));
-        assert_eq!(forged.len(), 2);
-        assert!(forged.iter().all(|it| it.kind() == "parcel.lost"));
-        assert!(true_ones.iter().all(|it| it.kind() != "parcel.lost"));
-        assert_eq!(parcels[0].state, State::Delivered);
-        for webhook in &parcels[0].webhooks {
-            let is_forged = forged.iter().any(|it| it.id == webhook.webhook_id.to_string());
-            assert_eq!(webhook.lies == [Lie::WebhookForged], is_forged);
-            assert_eq!(webhook.state, state);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_webhook_is_sent_again_until_it_is_acknowledged_and_15_times_at_most() {
-    let (parcels, received) = delivered(Lies::all(0.0), 503, 2).await;
-    assert!(parcels[0].webhooks.iter().all(|it| it.state == WebhookState::GivenUp));
-    for webhook in &parcels[0].webhooks {
-        let attempts = received.iter().filter(|it| it.id == webhook.webhook_id.to_string());
-        assert_eq!(attempts.filter(|it| it.is_signed_with(SECRET)).count(), 15);
-    }
-}
-
 #[tokio::test]
 async fn a_carrier_goes_on_where_it_was_stopped() {
     let directory = directory();
@@ -442,48 +354,4 @@ async fn a_carrier_goes_on_where_it_was_stopped() {
     assert_eq!(book(&carrier, ORDER, "key").await, (202, booked), "it remembers the key");
     assert_eq!(Ledger::read(directory.path()).unwrap().references[&ORDER].requests, 2);
     assert_eq!(parcels(&directory)[0].state, State::Delivered);
-}
-
-/// The lies about twelve references that are asked for at the same time, each by two requests.
-async fn lies_told(seed: u64) -> Vec<(Uuid, Vec<(u64, Lie)>, Vec<Vec<Lie>>)> {
-    let directory = directory();
-    let late_max = Duration::from_millis(20);
-    let lies = Lies { webhook_old_secret: 0.0, ..Lies::all(0.4) };
-    let mut settings = Settings { seed, lies, late_max, ..quick(directory.path()) };
-    settings.webhook_delay_max = Duration::ZERO;
-    let _receiver = Receiver::start(204, &mut settings).await;
-    let carrier = &*Carrier::start(settings).await.unwrap();
-    let booked = (1..=12).map(Uuid::from_u128).map(|order| async move {
-        for nth in 0..2 {
-            let _ = try_book(carrier, order, &format!("{order} {nth}")).await;
-        }
-    });
-    join_all(booked).await;
-    let ledger = || Ledger::read(directory.path()).unwrap().references;
-    let is_end = |it: &Parcel| it.state == State::Delivered;
-    eventually(|| ledger().values().all(|entry| entry.parcels.iter().all(is_end))).await;
-    let told = ledger().into_iter().map(|(order, entry)| {
-        let webhooks = entry.parcels.into_iter().flat_map(|it| it.webhooks);
-        (order, entry.lies, webhooks.map(|it| it.lies).collect())
-    });
-    told.collect()
-}
-
-#[tokio::test]
-async fn equal_seeds_tell_equal_lies_and_others_tell_others() {
-    let (first, again, other) = tokio::join!(lies_told(1), lies_told(1), lies_told(2));
-    assert_eq!(first, again);
-    assert_ne!(first, other);
-}
-
-#[test]
-fn draws_are_even_and_independent() {
-    let drawn = |seed, kind| (0..1000).map(move |number| draw(seed, kind, ORDER, number));
-    let mean = |seed, kind| drawn(seed, kind).map(|[first, _]| first).sum::<f64>() / 1000.0;
-    for (seed, kind) in [(1, "Late"), (2, "Late"), (1, "Dropped")] {
-        assert!((mean(seed, kind) - 0.5).abs() < 0.05);
-    }
-    let both = drawn(1, "Late").zip(drawn(1, "Dropped"));
-    let both = both.filter(|([late, _], [dropped, _])| *late < 0.5 && *dropped < 0.5).count();
-    assert!((200..300).contains(&both), "{both}");
 }

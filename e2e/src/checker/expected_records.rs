@@ -48,25 +48,22 @@ static QUERIES: LazyLock<Vec<(&Topic, String)>> = LazyLock::new(|| {
             queries.push(query(topic, &format!("{kept}_event_id, {kept}_at"), &rows));
         }
     }
-    for (topic, event, rows) in [
-        (ShipmentBooked::topic(), "booked", "booked is not null"),
-        (ShipmentDelivered::topic(), "ended #> '{event,Delivered}'", "state = 'delivered'"),
-        (ShipmentFailed::topic(), "ended #> '{event,Failed}'", "state in ('failed', 'cancelled')"),
+    for (topic, column, event, rows) in [
+        (ShipmentBooked::topic(), "booked", "{event}", "booked is not null"),
+        (ShipmentDelivered::topic(), "ended", "{event,Delivered}", "state = 'delivered'"),
+        (ShipmentFailed::topic(), "ended", "{event,Failed}", "state in ('failed', 'cancelled')"),
     ] {
-        queries.push((topic, shipment_query(event, rows)));
+        queries.push((topic, shipment_query(column, event, rows)));
     }
     queries
 });
 
-/// The query of an event that a shipment has stored as it was published.
-fn shipment_query(event: &str, rows: &str) -> String {
-    let (stored, event) = match event {
-        "booked" => (event, "booked -> 'event'"),
-        _ => ("ended", event),
-    };
+/// The query of an event that a shipment has stored as it was published: the column, the path in it, and the rows.
+fn shipment_query(column: &str, event: &str, rows: &str) -> String {
+    let event = format!("({column} #> '{event}')");
     format!(
-        "select order_id, ({stored} ->> 'event_id')::uuid,
-                to_timestamp((({event}) ->> 'occurred_at')::bigint / 1e6), ({event}) - 'occurred_at'
+        "select order_id, ({column} ->> 'event_id')::uuid,
+                to_timestamp(({event} ->> 'occurred_at')::bigint / 1e6), {event} - 'occurred_at'
          from shipments where {rows}"
     )
 }

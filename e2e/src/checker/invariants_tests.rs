@@ -5,10 +5,10 @@
 #[path = "invariants_states_tests.rs"]
 mod states;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use carrier::{Parcel, State};
+use carrier::{Ledger, Parcel, Reference, State};
 use checker::dead_letters::{self, DeadLetter, DeadLetterIndex};
 use chrono::DateTime;
 use launcher::Exit;
@@ -38,7 +38,7 @@ use states::*;
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 63] = [
+const VIOLATIONS: [Violation; 64] = [
     (I1, "an acknowledged order is missing", || check_client(&[accepted(1)], &[])),
     (I1, "an acknowledgement cannot be parsed", || {
         check_client(&[response(201, "{}"), accepted(1)], &[1])
@@ -224,6 +224,13 @@ const VIOLATIONS: [Violation; 63] = [
     (I17, "the carrier has two parcels of an order", || {
         check_shipment("booked", None, &[State::Booked, State::Booked])
     }),
+    (I17, "the carrier has a parcel of no shipment", || {
+        let (mut ledger, mut findings) = (Ledger::default(), Findings::default());
+        let entry = Reference { parcels: vec![parcel(State::Booked)], ..Reference::default() };
+        ledger.references.insert(Uuid::nil(), entry);
+        shipments::check_ledger(&ledger, &HashMap::new(), &mut findings);
+        findings
+    }),
     (I17, "nothing leads to the end of a shipment", || check_shipment("stuck", None, &[])),
     (I17, "a parcel was delivered and counts as lost", || {
         check_shipment("failed", Some("lost"), &[State::Delivered])
@@ -248,15 +255,14 @@ fn only(violated: Invariant, findings: Findings) -> Findings {
     only
 }
 
+fn parcel(state: State) -> Parcel {
+    let (parcel_id, since) = (Uuid::from_u128(1), DateTime::default());
+    Parcel { parcel_id, pieces: 1, state, since, webhooks: Vec::new() }
+}
+
 /// The findings of a shipment whose parcel is `Uuid::nil()`; those of the carrier are others.
 fn check_shipment(state: &str, reason: Option<&str>, parcels: &[State]) -> Findings {
-    let parcels = parcels.iter().map(|state| Parcel {
-        parcel_id: Uuid::from_u128(1),
-        pieces: 1,
-        state: *state,
-        since: DateTime::default(),
-        webhooks: Vec::new(),
-    });
+    let parcels = parcels.iter().copied().map(parcel);
     let row = ShipmentRow {
         state: state.to_string(),
         reason: reason.map(String::from),

@@ -75,6 +75,9 @@ pub(crate) async fn check(
         .map_ok(|row| (row.order_id, row))
         .try_collect()
         .await?;
+    if let Some(ledger) = &ledger {
+        check_ledger(ledger, &rows, findings);
+    }
     let mut confirmed = sqlx::query_scalar::<_, Uuid>(
         "select order_id from orders where status = 'confirmed' order by order_id",
     )
@@ -98,6 +101,20 @@ pub(crate) async fn check(
 
 fn parcels(ledger: &Ledger, order_id: Uuid) -> &[Parcel] {
     ledger.references.get(&order_id).map_or(&[], |it| &it.parcels)
+}
+
+/// The carrier has parcels of shipments alone.
+pub(crate) fn check_ledger(
+    ledger: &Ledger,
+    rows: &HashMap<Uuid, ShipmentRow>,
+    findings: &mut Findings,
+) {
+    for (order_id, entry) in &ledger.references {
+        let is_known = entry.parcels.is_empty() || rows.contains_key(order_id);
+        findings.unless(is_known, I17, "unknown parcel", || {
+            format!("{order_id}: the carrier has a parcel of it, and there is no shipment")
+        });
+    }
 }
 
 /// A shipment is one parcel, and says of it what the carrier did. `parcels` is none if the ledger cannot be read.

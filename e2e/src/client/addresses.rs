@@ -8,7 +8,7 @@ use launcher::Stack;
 use rdkafka::ClientConfig;
 use uuid::Uuid;
 
-use crate::stack_description::{CARRIER, SHIPPING};
+use crate::stack_description::{CARRIER, ships};
 
 /// Where clients reach each part of a stack.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +31,7 @@ impl Addresses {
         let each = |address: &dyn Fn(&str) -> Result<String>| -> Result<BTreeMap<String, String>> {
             services.iter().map(|service| Ok((service.clone(), address(service)?))).collect()
         };
-        let ships = services.iter().any(|service| service == SHIPPING) && stack.is_native();
-        let ledger = ships.then(|| stack.directory().join(CARRIER).join("data"));
+        let ledger = ships(stack).then(|| stack.directory().join(CARRIER).join("data"));
         Ok(Addresses {
             apis: each(&|service| stack.url(service))?,
             admins: each(&|service| stack.admin_url(service))?,

@@ -28,8 +28,7 @@ use crate::client::order::Order;
 use crate::client::raw_record;
 use crate::client::sample_events::{POISON_KEY, encode, schema_id, valid_body, valid_headers};
 use crate::scenarios::order_faults::BAD_CONSTRAINT;
-use crate::stack_description::SERVICES;
-use crate::stack_description::subscribers;
+use crate::stack_description::{SERVICES, subscribers};
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 

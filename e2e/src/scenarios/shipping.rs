@@ -15,11 +15,11 @@ use uuid::Uuid;
 
 use crate::checker::run::CheckOptions;
 use crate::client::http_client::Client;
-use crate::stack_description::{CARRIER, SHIPPING};
+use crate::stack_description::{CARRIER, SHIPPING, ships};
 
 /// One answer of five is late, an error or lost, one webhook of five is late, lost, doubled or wrong, and a shipment
 /// without news leads to a question soon. The pauses are short, so that a run ends.
-const SETTINGS: [(&str, &str, &str); 8] = [
+const SETTINGS: [Setting; 8] = [
     (CARRIER, "LIES", "0.2"),
     (CARRIER, "LOST_RATE", "0.02"),
     (CARRIER, "LATE_SECONDS", "6"),
@@ -36,15 +36,21 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 /// Between two acts of customers or operators.
 const ACT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// A variable of a component, and its value.
+type Setting = (&'static str, &'static str, &'static str);
+
 /// A carrier that lies until the end of a run. An interrupted run takes the settings back as well, for the next starts.
 pub struct Lies<'a> {
     stack: &'a Stack,
+    settings: Vec<Setting>,
 }
 
 impl<'a> Lies<'a> {
-    /// Begins with the next start of both, if the stack ships. It stops what runs.
-    pub async fn begin(stack: &'a Stack) -> Result<Lies<'a>> {
-        let lies = Lies { stack };
+    /// Begins with the next start of both, if the stack ships, with these settings in place of some of the usual ones. It
+    /// stops what runs.
+    pub async fn begin(stack: &'a Stack, further: &[Setting]) -> Result<Lies<'a>> {
+        let all = SETTINGS.iter().chain(further).filter(|_| ships(stack));
+        let lies = Lies { stack, settings: all.copied().collect() };
         lies.set(true)?;
         lies.stop().await?;
         Ok(lies)
@@ -60,9 +66,8 @@ impl<'a> Lies<'a> {
     }
 
     fn set(&self, lies: bool) -> Result<()> {
-        let mut settings = SETTINGS.into_iter().filter(|_| ships(self.stack));
-        settings.try_for_each(|(name, variable, value)| {
-            self.stack.set_environment(name, variable, lies.then_some(value))
+        self.settings.iter().try_for_each(|(name, variable, value)| {
+            self.stack.set_environment(name, variable, lies.then_some(*value))
         })
     }
 
@@ -82,11 +87,6 @@ impl Drop for Lies<'_> {
     fn drop(&mut self) {
         let _ = self.set(false);
     }
-}
-
-/// Whether the launcher runs a carrier for the stack.
-pub fn ships(stack: &Stack) -> bool {
-    stack.is_native() && stack.description().services.iter().any(|service| service == SHIPPING)
 }
 
 /// How long the checker waits for the end of everything.

@@ -31,8 +31,7 @@ use crate::client::http_client::Client;
 use crate::console::{print_line, print_lines, seconds};
 use crate::scenarios::order_faults::DEADLINE_VARIABLE;
 use crate::scenarios::runner::{Report, Run, on_own_stack};
-use crate::scenarios::shipping;
-use crate::stack_description::{SHIPPING, with_shipping};
+use crate::stack_description::{SHIPPING, ships, with_shipping};
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::seed;
 
@@ -150,7 +149,7 @@ async fn run_rounds(crashing: &mut CrashPointRun<'_>, loops_only: bool) -> Resul
         crashing.run.step("Services are killed while they stop");
         crashing.kill_stops().await?;
     }
-    if crashing.clients_were_served() && shipping::ships(crashing.run.stack) {
+    if crashing.clients_were_served() && ships(crashing.run.stack) {
         crashing.run.step("Shipping is killed while it calls, hears and asks");
         crashing.kill_outside().await?;
     }
@@ -163,7 +162,7 @@ async fn run_rounds(crashing: &mut CrashPointRun<'_>, loops_only: bool) -> Resul
 
 /// The services that are armed in a round.
 fn services(stack: &Stack) -> impl Iterator<Item = &'static str> {
-    ARMED_SERVICES.into_iter().chain([SHIPPING].into_iter().filter(|_| shipping::ships(stack)))
+    ARMED_SERVICES.into_iter().chain([SHIPPING].into_iter().filter(|_| ships(stack)))
 }
 
 /// Starts every component with no point armed.

@@ -206,12 +206,9 @@ impl<'a> CrashPointRun<'a> {
     /// The calls of shipping to a carrier that lies, its webhooks, and the answers of an operator.
     pub async fn kill_outside(&mut self) -> Result<()> {
         let stack = self.run.stack;
-        let lies = Lies::begin(stack).await?;
         // Parcels that are on their way for long, and a shipment that is asked about often: tasks.
         let settings = [(CARRIER, "DELIVER_SECONDS", "8"), (SHIPPING, "NEWS_SECONDS", "1")];
-        for (name, variable, value) in settings {
-            stack.set_environment(name, variable, Some(value))?;
-        }
+        let lies = Lies::begin(stack, &settings).await?;
         stack.start(CARRIER).await?;
         let armed = self.arm("outside", &[SHIPPING], &OUTSIDE, self.hits)?;
         let (client, killed) = (self.run.client.clone(), kill_all(&armed, self.timeout));
@@ -231,9 +228,6 @@ impl<'a> CrashPointRun<'a> {
             Ok(())
         })
         .await?;
-        for (name, variable, _) in settings {
-            stack.set_environment(name, variable, None)?;
-        }
         lies.end().await?;
         self.add_kills(&armed)
     }

@@ -51,7 +51,7 @@ pub async fn run(stack: &Stack, options: &OutageOptions) -> Result<bool> {
         if grows {
             stack.set_instances(2).await?;
         }
-        let lies = Lies::begin(stack).await?;
+        let lies = Lies::begin(stack, &[]).await?;
         let reports = run_all(stack, options).await;
         lies.end().await?;
         if grows {

@@ -26,8 +26,8 @@ const LOAD_TAIL_RATIO: f64 = 0.6;
 /// An outage.
 #[derive(Clone, Debug, clap::Args)]
 pub struct OutageOptions {
-    /// The victim: a component, several that are killed in turn (`a,b`), `all` (each component, one after the other), or `instances` (two of
-    /// each service run, and one of them is killed every five seconds)
+    /// The victim: a component, several that are killed in turn (`a,b`), `all` (each component, one after the other), or
+    /// `instances` (two of each service run, and one of them is killed every five seconds)
     pub victim: String,
     /// Orders a second
     #[arg(long = "rate-per-second", default_value_t = 100)]
